@@ -1,0 +1,108 @@
+"""An executable model of how Linux KVM manages guest memory.
+
+The names below are the public ones: a plugin imports them from here and nothing
+else of kvmarch.
+"""
+
+__all__ = [
+    "API_VERSION",
+    "BLOCKED",
+    "INVALID",
+    "LOG_DIRTY_PAGES",
+    "READING",
+    "READONLY",
+    "RELEASES",
+    "ArchInfo",
+    "Change",
+    "Choice",
+    "EntryError",
+    "EntryFormat",
+    "EntryKind",
+    "FaultIn",
+    "FaultResult",
+    "Field",
+    "Flush",
+    "FormatError",
+    "HostPte",
+    "Kernel",
+    "KvmarchError",
+    "Lock",
+    "LockClass",
+    "Match",
+    "Memslot",
+    "Op",
+    "Option",
+    "Part",
+    "Path",
+    "Step",
+    "Table",
+    "TablePool",
+    "Translation",
+    "Vcpu",
+    "Vm",
+    "age_without_lock",
+    "faultin_pfn",
+    "flush_by_request",
+    "forgive_flush",
+    "gfn_to_memslot",
+    "hookimpl",
+    "host_mapping",
+    "invalidate_tlbs",
+    "kvm_flush_remote_tlbs",
+    "kvm_flush_remote_tlbs_memslot",
+    "kvm_flush_remote_tlbs_range",
+    "kvm_make_all_cpus_request",
+    "kvm_mmu_invalidate_begin",
+    "kvm_mmu_invalidate_end",
+    "mmu_invalidate_retry",
+    "mmu_invalidate_retry_gfn",
+    "mmu_invalidate_retry_gfn_unsafe",
+    "mmu_invalidate_retry_hva",
+    "op",
+    "release_pfn",
+    "slot_of",
+    "snapshot_mmu_seq",
+]
+
+from kvmarch.arch import ArchInfo, EntryKind, FaultResult, Option
+from kvmarch.changes import RELEASES, Change, Choice, Kernel
+from kvmarch.errors import EntryError, FormatError, KvmarchError
+from kvmarch.format.bits import EntryFormat, Field
+from kvmarch.format.table import Match, Table, TablePool
+from kvmarch.hookspecs import API_VERSION, hookimpl
+from kvmarch.kernel.flush import (
+    flush_by_request,
+    forgive_flush,
+    invalidate_tlbs,
+    kvm_flush_remote_tlbs,
+    kvm_flush_remote_tlbs_memslot,
+    kvm_flush_remote_tlbs_range,
+    kvm_make_all_cpus_request,
+)
+from kvmarch.kernel.gup import FaultIn, faultin_pfn, host_mapping, release_pfn
+from kvmarch.kernel.memslots import (
+    INVALID,
+    LOG_DIRTY_PAGES,
+    READONLY,
+    Memslot,
+    gfn_to_memslot,
+)
+from kvmarch.kernel.notifier import (
+    age_without_lock,
+    kvm_mmu_invalidate_begin,
+    kvm_mmu_invalidate_end,
+)
+from kvmarch.kernel.retry import (
+    mmu_invalidate_retry,
+    mmu_invalidate_retry_gfn,
+    mmu_invalidate_retry_gfn_unsafe,
+    mmu_invalidate_retry_hva,
+    snapshot_mmu_seq,
+)
+from kvmarch.kernel.vcpu import slot_of
+from kvmarch.kernel.vm import READING, Vcpu, Vm
+from kvmarch.machine.host import HostPte
+from kvmarch.machine.locks import Lock, LockClass
+from kvmarch.machine.steps import BLOCKED, Op, Path, Step, op
+from kvmarch.machine.tlb import Flush, Translation
+from kvmarch.machine.world import Part

@@ -1,0 +1,138 @@
+"""What an architecture says about itself."""
+
+__all__ = ["ArchInfo", "EntryKind", "FaultResult", "Option"]
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from kvmarch.changes import Release, show_release
+from kvmarch.errors import KvmarchError, UnknownNameError
+from kvmarch.format.bits import EntryFormat
+
+FaultResult: TypeAlias = Literal["guest", "mmio", "error"]
+"""How a page fault ends: enter the guest again, emulate, or fail the run."""
+
+
+class EntryKind(NamedTuple):
+    """One kind of entry at one level: its name, and the format that states its bits."""
+
+    level: int
+    kind: str
+    format: type[EntryFormat]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A property of the machine or a module parameter that a user may set.
+
+    :param values: what is accepted; the first one is the default. Values that look
+        like numbers are numbers.
+    :param since: by value, the first release that has it; others always had it.
+    :param until: by value, the first release that has it no longer.
+    """
+
+    values: tuple[Any, ...]
+    doc: str
+    since: Mapping[Any, Release] = field(default_factory=dict)
+    until: Mapping[Any, Release] = field(default_factory=dict)
+
+    def available(self, release: Release) -> tuple[Any, ...]:
+        """Return the values that a release has."""
+        return tuple(
+            value
+            for value in self.values
+            if self.since.get(value, release) <= release
+            and (value not in self.until or release < self.until[value])
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ArchInfo:
+    """What is true of an architecture in every release.
+
+    :param name: as in ``--arch``; the name of the entry point.
+    :param title: as people say it.
+    :param first: the first release with these guest page tables and notifiers.
+    :param options: what can be set, by name. ``page_size`` (bytes) and ``mmu`` are
+        read by the core; the rest is the architecture's.
+    :param defaults: option values that differ from the first one, from a release
+        on: ``{"mmu": (((5, 15), "tdp"),)}``.
+    :param pmd_order: by page size in bytes, how many pages (power of two) a host
+        huge page has.
+    :param leaves_by: how the recording's guest leaves after an access: ``hlt``, or
+        ``mmio``, a store to an address without a slot.
+    :param recorded_as: machine names of ``uname -m`` that mean this architecture.
+    :param readonly_slots: whether KVM_MEM_READONLY is a valid flag.
+    :param address_spaces: memslot address spaces (x86: 2, for SMM).
+    :param private_slots: slots that the kernel keeps for itself.
+    :param parameters: module parameters of recordings that set an option:
+        ``{"kvm.tdp_mmu": ("mmu", {"Y": "tdp", "N": "rmap"})}``.
+    """
+
+    name: str
+    title: str
+    first: Release
+    options: Mapping[str, Option]
+    defaults: Mapping[str, tuple[tuple[Release, Any], ...]] = field(default_factory=dict)
+    pmd_order: Mapping[int, int] = field(default_factory=lambda: {4096: 9})
+    leaves_by: Literal["hlt", "mmio"] = "mmio"
+    recorded_as: tuple[str, ...] = ()
+    readonly_slots: bool = True
+    address_spaces: int = 1
+    private_slots: int = 0
+    parameters: Mapping[str, tuple[str, Mapping[str, Any]]] = field(
+        default_factory=dict
+    )
+
+    def settle(self, release: Release, given: Mapping[str, str]) -> dict[str, Any]:
+        """Return a value for every option.
+
+        :param given: what the user set, as text.
+        :raises UnknownNameError: no such option, or the option has no such value.
+        :raises KvmarchError: the release does not have the value.
+        """
+        for name in given:
+            if name not in self.options:
+                raise UnknownNameError(f"option of {self.name}", name, self.options)
+        settled: dict[str, Any] = {}
+        for name, option in self.options.items():
+            available = option.available(release)
+            if name in given:
+                value = _find(given[name], option.values)
+                if value is None:
+                    raise UnknownNameError(
+                        f"value of {self.name} option {name}",
+                        given[name],
+                        map(str, option.values),
+                    )
+                if value not in available:
+                    raise KvmarchError(
+                        f"{self.name} has no {name}={value} in {show_release(release)}"
+                    )
+            else:
+                value = available[0]
+                for since, default in self.defaults.get(name, ()):
+                    if since <= release:
+                        value = default
+            settled[name] = value
+        return settled
+
+
+def _find(text: str, values: tuple[Any, ...]) -> Any:
+    """Return the value that a text means; sizes may end in K."""
+    number: int | None = None
+    if text[:1].isdigit():
+        try:
+            number = (
+                int(text[:-1]) * 1024 if text[-1] in "kK" else int(text, 0)
+            )
+        except ValueError:
+            number = None
+    for value in values:
+        if isinstance(value, int) and not isinstance(value, bool):
+            if value == number:
+                return value
+        elif str(value) == text:
+            return value
+    return None

@@ -1,0 +1,61 @@
+"""Every exception that a user can act on."""
+
+__all__ = [
+    "EntryError",
+    "FormatError",
+    "KernelError",
+    "KvmarchError",
+    "ModelError",
+    "PluginError",
+    "RecordingError",
+    "ScenarioError",
+    "UnknownNameError",
+]
+
+from collections.abc import Iterable
+
+
+class KvmarchError(Exception):
+    """Anything that a user did and can mend; its text is one line."""
+
+
+class FormatError(KvmarchError):
+    """An entry format contradicts itself: overlap, overflow, a name used twice."""
+
+
+class EntryError(KvmarchError):
+    """A value is not an entry of the format, or a field cannot hold a value."""
+
+
+class ModelError(KvmarchError):
+    """A path asked the machine for something that no kernel can do."""
+
+
+class PluginError(KvmarchError):
+    """A plugin does not keep the contract."""
+
+
+class KernelError(KvmarchError):
+    """A release, a change or a combination of them does not exist."""
+
+
+class ScenarioError(KvmarchError):
+    """A scenario file does not load."""
+
+
+class RecordingError(KvmarchError):
+    """A recording file does not load."""
+
+
+class UnknownNameError(KvmarchError):
+    """A name that nothing answers to.
+
+    :param kind: what was looked for, as a noun.
+    :param name: the name that was given.
+    :param known: the names that would have been accepted.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = list(known)
+        super().__init__(f"unknown {kind} {name!r}; there is {', '.join(names)}")
+        self.kind, self.name, self.known = kind, name, names

@@ -1,0 +1,1 @@
+"""Page-table entries and tables, without any knowledge of a kernel."""

@@ -1,0 +1,1 @@
+"""KVM's generic code and the host mm, as paths over the machine."""

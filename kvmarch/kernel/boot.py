@@ -1,0 +1,126 @@
+"""Build a machine: host, one process, one VM with its vCPUs."""
+
+__all__ = ["Machine", "boot", "destroy_vm"]
+
+from collections.abc import Mapping
+from typing import Any
+
+from kvmarch.changes import Kernel
+from kvmarch.kernel.mmu_notifier import (
+    Subscription,
+    mmu_notifier_register,
+    mmu_notifier_unregister,
+)
+from kvmarch.kernel.vm import Vcpu, Vm
+from kvmarch.machine.host import HostMemory, Mm
+from kvmarch.machine.run import run_path
+from kvmarch.machine.steps import op
+from kvmarch.machine.world import World
+
+
+class Machine:
+    """A host that runs one kernel, with a process that owns one VM."""
+
+    def __init__(self, world: World, k: Kernel, host: HostMemory, mm: Mm) -> None:
+        self.world = world
+        self.k = k
+        self.host = host
+        self.mm = mm
+        self.vms: list[Vm] = []
+        self.subscriptions: dict[str, Subscription] = {}
+
+    @property
+    def vm(self) -> Vm:
+        """Return the first VM."""
+        return self.vms[0]
+
+    def create_vm(
+        self, options: Mapping[str, Any], *, vcpus: int = 1, dense: bool = False
+    ) -> Vm:
+        """Create a VM with its vCPUs and register its notifier.
+
+        :Kernel: kvm_create_vm().
+        """
+        name = "vm" if not self.vms else f"vm{len(self.vms)}"
+        vm = Vm(
+            self.world,
+            self.k,
+            self.mm,
+            options,
+            name=name,
+            address_spaces=self.k.arch_info.address_spaces,
+            dense=dense,
+        )
+        for number in range(vcpus):
+            Vcpu(vm, number)
+        self.vms.append(vm)
+        self.world.add(name, vm)
+        subscription = Subscription(name, vm)
+        self.subscriptions[name] = subscription
+        run_path(self.world, mmu_notifier_register(self.mm, subscription), "create")
+        return vm
+
+
+def boot(
+    k: Kernel,
+    options: Mapping[str, Any],
+    *,
+    vcpus: int = 1,
+    dense: bool = False,
+    reuse: bool = False,
+    traced: bool = True,
+) -> Machine:
+    """Return a running machine with one VM.
+
+    :param options: every option of the architecture, see ``ArchInfo.settle``.
+    :param dense: keep page tables as arrays, for guests of many pages.
+    :param reuse: let the host use a freed page again.
+    :param traced: keep events.
+    """
+    world = World(traced=traced)
+    host = HostMemory(world, reuse=reuse)
+    page_size = options["page_size"]
+    mm = Mm(
+        world,
+        host,
+        "mm",
+        page_shift=page_size.bit_length() - 1,
+        pmd_order=k.arch_info.pmd_order.get(page_size, 0),
+    )
+    mm.k = k
+    world.add("host", host)
+    world.add("mm", mm)
+    machine = Machine(world, k, host, mm)
+    machine.create_vm(options, vcpus=vcpus, dense=dense)
+    return machine
+
+
+@op(name="users_count--")
+def _last_user(vm: Vm) -> None:
+    vm.users_count -= 1
+
+
+@op(name="check counts at destruction")
+def _check_counts(vm: Vm) -> None:
+    """Let go of a start whose end unregistering has cut off, or warn.
+
+    :Kernel: kvm_destroy_vm(), d497a0fab8b8.
+    """
+    if vm.mn_active_invalidate_count:
+        vm.mn_active_invalidate_count = 0
+    else:
+        vm.warn(
+            vm.mmu_invalidate_in_progress > 0,
+            "VM is destroyed while an invalidation is in progress",
+        )
+
+
+async def destroy_vm(vm: Vm, subscription: Subscription) -> None:
+    """Destroy a VM when its last file descriptor is closed.
+
+    :Kernel: kvm_destroy_vm(): notifier first, then the architecture.
+    """
+    await _last_user(vm)
+    await mmu_notifier_unregister(vm.mm, subscription)
+    await _check_counts(vm)
+    await vm.k.destroy_vm(vm)

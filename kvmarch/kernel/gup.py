@@ -1,0 +1,276 @@
+"""From a host address to a pinned page: the host's fault, and gfn_to_pfn.
+
+Models mm/memory.c and hva_to_pfn() of virt/kvm/kvm_main.c; generic facts 2.14, 7.
+"""
+
+__all__ = [
+    "FaultIn",
+    "faultin_pfn",
+    "get_user_page",
+    "handle_mm_fault",
+    "host_mapping",
+    "release_pfn",
+]
+
+from typing import Any, NamedTuple
+
+from kvmarch.kernel.memslots import Memslot
+from kvmarch.kernel.vm import Vm
+from kvmarch.machine.host import (
+    DIRTY,
+    EXEC,
+    PFN_SHIFT,
+    PRESENT,
+    SOFT_DIRTY,
+    SPECIAL,
+    WRITE,
+    YOUNG,
+    Mm,
+    Vma,
+)
+from kvmarch.machine.steps import BLOCKED, op
+
+_TRIES = 64
+"""Faults on one address before the model gives up: far more than any path needs."""
+
+
+class FaultIn(NamedTuple):
+    """A host page, found for a guest's fault and held by one reference.
+
+    ``error`` is empty, or why there is none: ``fault`` (no VMA, or it forbids the
+    access) or ``readonly`` (a write to a read-only slot).
+    """
+
+    pfn: int
+    writable: bool
+    error: str = ""
+
+
+@op(name="fast gup")
+def _gup_fast(mm: Mm, vpn: int, write: bool) -> int:
+    """Take a reference if the PTE allows the access as it stands; -1 if not."""
+    entry = mm.pte(vpn)
+    if not entry & PRESENT or (write and not entry & WRITE):
+        return -1
+    pfn = entry >> PFN_SHIFT
+    mm.host.get(pfn)
+    return pfn
+
+
+@op(name="host fault")
+def _fault_in_place(mm: Mm, vpn: int, write: bool) -> Any:
+    """Resolve a host fault as far as no notifier is needed.
+
+    :returns: ``done``, ``cow`` (the page must be copied) or ``error``.
+    """
+    vma = mm.find_vma(vpn << mm.page_shift)
+    if vma is None or (write and not vma.write):
+        return "error"
+    entry = mm.pte(vpn)
+    host = mm.host
+    if not entry:
+        _map_new(mm, vpn, write, vma)
+        return "done"
+    if not entry & PRESENT:
+        # migration_entry_wait(): the page is on its way to another frame.
+        return BLOCKED
+    if not write or entry & WRITE:
+        return "done"
+    pfn = entry >> PFN_SHIFT
+    page = host.pages[pfn]
+    if page.kind == "anon" and page.maps == 1:
+        # Reuse: the only mapping of an anonymous page becomes writable in place. A
+        # permission increase needs no notification (generic facts 2.14).
+        # Simplified: kernels differ in whether extra references force a copy; no
+        # reference but KVM's own short one exists here.
+        _make_writable(mm, vpn)
+        return "done"
+    return "cow"
+
+
+def _map_new(mm: Mm, vpn: int, write: bool, vma: Vma) -> None:
+    host = mm.host
+    bits = PRESENT | YOUNG | (EXEC if vma.exec else 0)
+    swapped = vpn in mm.swapped
+    content = mm.swapped.pop(vpn, 0)
+    if not write and not swapped:
+        # A read of untouched anonymous memory maps the zero page.
+        mm.set_pte(vpn, host.zero_pfn << PFN_SHIFT | bits | SPECIAL)
+        return
+    if vma.write:
+        bits |= WRITE | DIRTY | SOFT_DIRTY
+    order = mm.pmd_order
+    first = vpn >> order << order
+    if vma.huge and order and not swapped and huge_range_fits(mm, first):
+        map_huge(mm, first, bits)
+        return
+    pfn = host.alloc("anon", content)
+    page = host.pages[pfn]
+    page.refs = page.maps = 1
+    mm.set_pte(vpn, pfn << PFN_SHIFT | bits)
+
+
+def huge_range_fits(mm: Mm, first: int) -> bool:
+    """Return whether a huge page at a virtual page number meets nothing mapped."""
+    pages = 1 << mm.pmd_order
+    start, end = first << mm.page_shift, first + pages << mm.page_shift
+    vma = mm.find_vma(start)
+    if vma is None or vma.end < end:
+        return False
+    return next(mm.mapped(start, end), None) is None
+
+
+def map_huge(mm: Mm, first: int, bits: int) -> None:
+    """Map a new huge page with these bits of a host PTE."""
+    pages = 1 << mm.pmd_order
+    pfn = mm.host.alloc("anon", 0, count=pages, align=pages)
+    for each in range(pfn, pfn + pages):
+        page = mm.host.pages[each]
+        page.refs = page.maps = 1
+    mm.pmds[first] = pfn << PFN_SHIFT | bits
+
+
+def _make_writable(mm: Mm, vpn: int) -> None:
+    bits = WRITE | DIRTY | YOUNG | SOFT_DIRTY
+    if vpn in mm.ptes:
+        mm.ptes[vpn] |= bits
+    else:
+        first = vpn >> mm.pmd_order << mm.pmd_order
+        mm.pmds[first] |= bits
+
+
+@op(name="copy page")
+def _copy(mm: Mm, vpn: int) -> int:
+    """Copy the page under a write fault, and hold the old one meanwhile."""
+    host = mm.host
+    old = mm.pte(vpn) >> PFN_SHIFT
+    host.get(old)
+    pfn = host.alloc("anon", host.pages[old].content)
+    host.pages[pfn].refs = 1
+    return pfn
+
+
+@op(name="ptep_clear_flush")
+def ptep_clear_flush(mm: Mm, vpn: int) -> int:
+    """Clear a host PTE and the host's TLB; return the old entry."""
+    entry = mm.pte(vpn)
+    mm.set_pte(vpn, 0)
+    return entry
+
+
+@op(name="set PTE")
+def set_pte_at(mm: Mm, vpn: int, entry: int) -> None:
+    """Store a host PTE."""
+    mm.set_pte(vpn, entry)
+
+
+@op(name="put old page")
+def _replaced(mm: Mm, old: int, new: int) -> None:
+    """Account a page that took another one's place in one mapping."""
+    host = mm.host
+    host.pages[new].maps += 1
+    if old != host.zero_pfn:
+        host.pages[old].maps -= 1
+        host.put(old)
+    host.put(old)
+
+
+async def wp_page_copy(mm: Mm, vpn: int) -> None:
+    """Give a writer a copy of a shared page.
+
+    :Kernel: wp_page_copy(), mm/memory.c. The copy is made before the bracket; the
+        old page is put after it.
+    :Locking: mmap_lock for read.
+    """
+    new = await _copy(mm, vpn)
+    hva = vpn << mm.page_shift
+    end = hva + (1 << mm.page_shift)
+    await mm.k.change_pte_start(mm, hva, end)
+    async with mm.ptl.write():
+        old = await ptep_clear_flush(mm, vpn)
+        entry = (
+            new << PFN_SHIFT | PRESENT | WRITE | DIRTY | YOUNG | SOFT_DIRTY | old & EXEC
+        )
+        await mm.k.set_pte_at_notify(mm, vpn, entry)
+    await mm.k.change_pte_end(mm, hva, end)
+    await _replaced(mm, old >> PFN_SHIFT, new)
+
+
+async def handle_mm_fault(mm: Mm, vpn: int, write: bool) -> bool:
+    """Resolve one host fault; return whether the access is allowed.
+
+    :Kernel: handle_mm_fault().
+    :Locking: mmap_lock for read.
+    """
+    how = await _fault_in_place(mm, vpn, write)
+    if how == "cow":
+        await wp_page_copy(mm, vpn)
+    return how != "error"
+
+
+async def get_user_page(mm: Mm, vpn: int, write: bool) -> int:
+    """Return the pfn behind a virtual page with a reference taken; -1 if none may be.
+
+    :Kernel: get_user_pages_unlocked().
+    """
+    for _attempt in range(_TRIES):
+        pfn = await _gup_fast(mm, vpn, write)
+        if pfn >= 0:
+            return pfn
+        async with mm.mmap_lock.read():
+            allowed = await handle_mm_fault(mm, vpn, write)
+        if not allowed:
+            return -1
+    return -1
+
+
+async def faultin_pfn(vm: Vm, slot: Memslot, gfn: int, write: bool) -> FaultIn:
+    """Find the host page for a guest's fault.
+
+    A read is also tried as a write, without faulting, so that a page which the
+    host has writable is mapped writable at once.
+
+    :Kernel: __gfn_to_pfn_memslot(), hva_to_pfn(); __kvm_faultin_pfn() from v6.13.
+    :returns: the page, with one reference that release_pfn() gives back.
+    """
+    if write and slot.readonly:
+        return FaultIn(-1, writable=False, error="readonly")
+    mm = vm.mm
+    vpn = slot.hva(gfn, vm.page_shift) >> vm.page_shift
+    if not slot.readonly:
+        pfn = await _gup_fast(mm, vpn, True)
+        if pfn >= 0:
+            return FaultIn(pfn, writable=True)
+    pfn = await get_user_page(mm, vpn, write)
+    if pfn < 0:
+        return FaultIn(-1, writable=False, error="fault")
+    if write:
+        return FaultIn(pfn, writable=True)
+    if not slot.readonly:
+        again = await _gup_fast(mm, vpn, True)
+        if again >= 0:
+            await release_pfn(vm, pfn)
+            return FaultIn(again, writable=True)
+    return FaultIn(pfn, writable=False)
+
+
+@op(name="release page")
+def release_pfn(vm: Vm, pfn: int) -> None:
+    """Give back the reference of a page that was faulted in.
+
+    :Kernel: kvm_release_pfn_clean(), kvm_release_faultin_page() from v6.13.
+    """
+    vm.host.put(pfn)
+
+
+@op(name="read host PTE")
+def host_mapping(vm: Vm, slot: Memslot, gfn: int) -> tuple[int, int]:
+    """Look at the host PTE behind a gfn.
+
+    :returns: the :class:`~kvmarch.HostPte` value (0 if there is none) as of base
+        page size, and the pages that the host maps with one entry there.
+    """
+    vpn = slot.hva(gfn, vm.page_shift) >> vm.page_shift
+    return vm.mm.pte(vpn), vm.mm.level_pages(vpn)
+
+

@@ -1,0 +1,191 @@
+"""KSM: merge pages of equal content.
+
+Models mm/ksm.c; generic facts 2.15.
+"""
+
+__all__ = ["ksm_scan", "replace_page", "write_protect_page"]
+
+from kvmarch.kernel.gup import ptep_clear_flush, set_pte_at
+from kvmarch.machine.host import (
+    DIRTY,
+    EXEC,
+    PFN_SHIFT,
+    PRESENT,
+    WRITE,
+    YOUNG,
+    Mm,
+)
+from kvmarch.machine.steps import op
+
+
+@op(name="get page")
+def _get_page(mm: Mm, vpn: int) -> int:
+    """Hold the page of a virtual page; -1 if KSM has no business with it."""
+    vma = mm.find_vma(vpn << mm.page_shift)
+    entry = mm.ptes.get(vpn, 0)
+    if vma is None or not vma.mergeable or not entry & PRESENT:
+        return -1
+    pfn = entry >> PFN_SHIFT
+    if mm.host.pages[pfn].kind not in {"anon", "ksm"}:
+        return -1
+    mm.host.get(pfn)
+    return pfn
+
+
+@op(name="put page")
+def _put_page(mm: Mm, pfn: int) -> None:
+    mm.host.put(pfn)
+
+
+@op(name="read PTE")
+def _read_pte(mm: Mm, vpn: int) -> int:
+    return mm.ptes.get(vpn, 0)
+
+
+@op(name="does anybody else hold the page?")
+def _is_held(mm: Mm, pfn: int) -> bool:
+    """Compare map count and reference count, less KSM's own reference."""
+    page = mm.host.pages[pfn]
+    return page.maps + 1 != page.refs
+
+
+@op(name="becomes KSM page")
+def _becomes_ksm(mm: Mm, pfn: int) -> None:
+    mm.host.pages[pfn].kind = "ksm"
+
+
+async def write_protect_page(mm: Mm, vpn: int, pfn: int) -> int:
+    """Bracket 1: make the PTE read-only and clean, unless somebody holds the page.
+
+    :Kernel: write_protect_page().
+    :returns: the PTE as it is now; 0 if it was left alone.
+    """
+    hva = vpn << mm.page_shift
+    end = hva + (1 << mm.page_shift)
+    result = 0
+    await mm.k.change_pte_start(mm, hva, end)
+    async with mm.ptl.write():
+        entry = await _read_pte(mm, vpn)
+        if entry & (WRITE | DIRTY):
+            entry = await ptep_clear_flush(mm, vpn)
+            held = await _is_held(mm, pfn)
+            if held:
+                await set_pte_at(mm, vpn, entry)
+            else:
+                result = entry & ~(WRITE | DIRTY)
+                await mm.k.set_pte_at_notify(mm, vpn, result)
+        else:
+            result = entry
+    await mm.k.change_pte_end(mm, hva, end)
+    return result
+
+
+@op(name="page_remove_rmap, put old page")
+def _replaced(mm: Mm, old: int, new: int) -> None:
+    host = mm.host
+    host.pages[old].maps -= 1
+    host.put(old)
+    page = host.pages[new]
+    page.maps += 1
+    page.refs += 1
+
+
+async def replace_page(mm: Mm, vpn: int, expected: int, kpage: int) -> bool:
+    """Bracket 2: point the PTE at the KSM page, if it is still the one of bracket 1.
+
+    :Kernel: replace_page(). The old page may be freed before the bracket ends.
+    """
+    hva = vpn << mm.page_shift
+    end = hva + (1 << mm.page_shift)
+    done = False
+    await mm.k.change_pte_start(mm, hva, end)
+    async with mm.ptl.write():
+        entry = await _read_pte(mm, vpn)
+        if entry == expected:
+            await ptep_clear_flush(mm, vpn)
+            new = kpage << PFN_SHIFT | PRESENT | YOUNG | entry & EXEC
+            await mm.k.set_pte_at_notify(mm, vpn, new)
+            await _replaced(mm, entry >> PFN_SHIFT, kpage)
+            done = True
+    await mm.k.change_pte_end(mm, hva, end)
+    return done
+
+
+async def _merge_with(mm: Mm, vpn: int, kpage: int) -> bool:
+    """Merge one page into a KSM page, or make it one if there is none yet.
+
+    :Kernel: try_to_merge_one_page().
+    """
+    pfn = await _get_page(mm, vpn)
+    if pfn < 0 or pfn == kpage:
+        if pfn >= 0:
+            await _put_page(mm, pfn)
+        return pfn == kpage
+    merged = False
+    protected = await write_protect_page(mm, vpn, pfn)
+    if protected:
+        if kpage < 0:
+            await _becomes_ksm(mm, pfn)
+            merged = True
+        else:
+            same = await _same_content(mm, pfn, kpage)
+            if same:
+                merged = await replace_page(mm, vpn, protected, kpage)
+    await _put_page(mm, pfn)
+    return merged
+
+
+@op(name="compare pages")
+def _same_content(mm: Mm, one: int, other: int) -> bool:
+    pages = mm.host.pages
+    return bool(pages[one].content == pages[other].content)
+
+
+@op(name="search stable and unstable tree")
+def _find_equal(mm: Mm, vpn: int, seen: tuple[int, ...]) -> tuple[str, int]:
+    """Look for a page of equal content: a KSM page, or one seen before in this scan.
+
+    :returns: ``stable`` and a pfn, ``unstable`` and a virtual page number, or
+        empty if there is none.
+    """
+    pages = mm.host.pages
+    entry = mm.ptes.get(vpn, 0)
+    if not entry & PRESENT or pages[entry >> PFN_SHIFT].kind != "anon":
+        return "", 0
+    content = pages[entry >> PFN_SHIFT].content
+    for pfn in sorted({e >> PFN_SHIFT for e in mm.ptes.values()}):
+        if pages[pfn].kind == "ksm" and pages[pfn].content == content:
+            return "stable", pfn
+    for other in seen:
+        there = mm.ptes.get(other, 0)
+        if there & PRESENT and pages[there >> PFN_SHIFT].content == content:
+            return "unstable", other
+    return "", 0
+
+
+async def ksm_scan(mm: Mm, start: int, end: int) -> int:
+    """Scan a range once, as ksmd does when checksums have settled.
+
+    The page at hand is merged first and the page of the unstable tree after it, so
+    that the later page becomes the KSM page (as the recordings show).
+
+    :Kernel: cmp_and_merge_page(), try_to_merge_two_pages().
+    :returns: how many pages were given up.
+    """
+    merged = 0
+    seen: tuple[int, ...] = ()
+    async with mm.mmap_lock.read():
+        for vpn in range(start >> mm.page_shift, end >> mm.page_shift):
+            where, found = await _find_equal(mm, vpn, seen)
+            if where == "stable":
+                done = await _merge_with(mm, vpn, found)
+                merged += done
+            elif where == "unstable":
+                done = await _merge_with(mm, vpn, -1)
+                if done:
+                    entry = await _read_pte(mm, vpn)
+                    done = await _merge_with(mm, found, entry >> PFN_SHIFT)
+                    merged += done
+            else:
+                seen = (*seen, vpn)
+    return merged

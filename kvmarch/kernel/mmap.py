@@ -1,0 +1,300 @@
+"""What user space does with its memory: map, unmap, protect, move, fork, exit.
+
+Models mm/mmap.c, mm/mprotect.c, mm/mremap.c, mm/madvise.c, mm/memory.c; the
+notifications are those of generic facts 2.14.
+"""
+
+__all__ = [
+    "exit_mmap",
+    "fork",
+    "madvise_dontneed",
+    "mprotect",
+    "mremap",
+    "munmap",
+    "oom_reap",
+    "touch_pages",
+]
+
+from typing import Any
+
+from kvmarch.kernel.gup import get_user_page, huge_range_fits, map_huge
+from kvmarch.kernel.mmu_notifier import (
+    mmu_notifier_invalidate_range_end,
+    mmu_notifier_invalidate_range_start,
+    mmu_notifier_invalidate_range_start_nonblock,
+    mmu_notifier_release,
+)
+from kvmarch.machine.host import (
+    DIRTY,
+    EXEC,
+    PFN_SHIFT,
+    PRESENT,
+    SOFT_DIRTY,
+    WRITE,
+    YOUNG,
+    Mm,
+)
+from kvmarch.machine.steps import op
+
+
+@op(name="clear PTEs")
+def zap_ptes(mm: Mm, start: int, end: int) -> tuple[int, ...]:
+    """Clear the host PTEs of a range; return the pages that they held.
+
+    A huge entry that is only met in part is split first.
+    """
+    host = mm.host
+    freed: list[int] = []
+    for vpn, entry, pages in list(mm.mapped(start, end)):
+        if pages > 1:
+            split_pmd(mm, vpn)
+    for vpn, entry, _pages in list(mm.mapped(start, end)):
+        del mm.ptes[vpn]
+        mm.swapped.pop(vpn, None)
+        pfn = entry >> PFN_SHIFT
+        if pfn != host.zero_pfn:
+            host.pages[pfn].maps -= 1
+            freed.append(pfn)
+    return tuple(freed)
+
+
+def split_pmd(mm: Mm, first: int) -> None:
+    """Turn a huge host entry into entries of base page size."""
+    entry = mm.pmds.pop(first)
+    for offset in range(1 << mm.pmd_order):
+        mm.ptes[first + offset] = entry + (offset << PFN_SHIFT)
+
+
+@op(name="free pages")
+def free_pages(mm: Mm, pfns: tuple[int, ...]) -> None:
+    """Give back the references of mappings that are gone."""
+    for pfn in pfns:
+        mm.host.put(pfn)
+
+
+async def _zap(mm: Mm, start: int, end: int) -> None:
+    """Clear a range inside a bracket; the pages are freed after its end.
+
+    :Kernel: zap_page_range_single(), unmap_vmas(): end is called before
+        tlb_finish_mmu(), which frees the last batch.
+    """
+    await mmu_notifier_invalidate_range_start(mm, start, end)
+    async with mm.ptl.write():
+        pfns = await zap_ptes(mm, start, end)
+    await mmu_notifier_invalidate_range_end(mm, start, end)
+    await free_pages(mm, pfns)
+
+
+@op(name="remove VMAs")
+def _remove_vmas(mm: Mm, start: int, end: int) -> None:
+    mm.remove_vmas(start, end)
+
+
+async def munmap(mm: Mm, start: int, end: int) -> None:
+    """Unmap a range of hvas, bytes, end exclusive (event UNMAP)."""
+    async with mm.mmap_lock.write():
+        await _remove_vmas(mm, start, end)
+        await _zap(mm, start, end)
+
+
+async def madvise_dontneed(mm: Mm, start: int, end: int) -> None:
+    """Drop the pages of a range; the next access finds zeroes (event CLEAR)."""
+    async with mm.mmap_lock.read():
+        await _zap(mm, start, end)
+
+
+async def oom_reap(mm: Mm, start: int, end: int) -> bool:
+    """Reap a range with a non-blocking start; return False if it was refused.
+
+    :Kernel: __oom_reap_task_mm(): a refused range is skipped and gets no end.
+    """
+    agreed = False
+    async with mm.mmap_lock.read():
+        agreed = await mmu_notifier_invalidate_range_start_nonblock(mm, start, end)
+        if agreed:
+            async with mm.ptl.write():
+                pfns = await zap_ptes(mm, start, end)
+            await mmu_notifier_invalidate_range_end(mm, start, end)
+            await free_pages(mm, pfns)
+    return agreed
+
+
+@op(name="change VMA protection")
+def _protect_vmas(mm: Mm, start: int, end: int, write: bool, executable: bool) -> None:
+    mm.change_vmas(start, end, write=write, exec=executable)
+
+
+@op(name="first populated page")
+def _first_mapped(mm: Mm, start: int, end: int) -> int:
+    """Return the hva at which a range is populated first; ``end`` if nowhere."""
+    for vpn, _entry, _pages in mm.mapped(start, end):
+        return max(start, vpn << mm.page_shift)
+    return end
+
+
+@op(name="change PTE permissions")
+def _protect_ptes(mm: Mm, start: int, end: int, write: bool, executable: bool) -> None:
+    for vpn, _entry, pages in list(mm.mapped(start, end)):
+        if pages > 1:
+            inside = start <= vpn << mm.page_shift and vpn + pages << mm.page_shift <= end
+            if not inside:
+                split_pmd(mm, vpn)
+    for vpn, entry, pages in list(mm.mapped(start, end)):
+        # A page only becomes writable by the next write fault.
+        new = entry if write else entry & ~WRITE
+        new = new | EXEC if executable else new & ~EXEC
+        (mm.pmds if pages > 1 else mm.ptes)[vpn] = new
+
+
+async def mprotect(
+    mm: Mm, start: int, end: int, *, write: bool, executable: bool = False
+) -> None:
+    """Change what a range allows (event PROTECTION_VMA).
+
+    The bracket begins lazily, at the first page that is populated.
+    """
+    async with mm.mmap_lock.write():
+        await _protect_vmas(mm, start, end, write, executable)
+        first = await _first_mapped(mm, start, end)
+        if first < end:
+            await mmu_notifier_invalidate_range_start(mm, first, end)
+            async with mm.ptl.write():
+                await _protect_ptes(mm, start, end, write, executable)
+            await mmu_notifier_invalidate_range_end(mm, first, end)
+
+
+@op(name="move PTEs")
+def _move_ptes(mm: Mm, start: int, end: int, to: int) -> None:
+    distance = to - start >> mm.page_shift
+    for vpn, entry, pages in list(mm.mapped(start, end)):
+        table = mm.pmds if pages > 1 else mm.ptes
+        del table[vpn]
+        table[vpn + distance] = entry
+
+
+@op(name="move VMA")
+def _move_vma(mm: Mm, start: int, end: int, to: int) -> None:
+    mm.split_vmas(start, end)
+    moved = [v for v in mm.vmas if start <= v.start and v.end <= end]
+    mm.remove_vmas(start, end)
+    for vma in moved:
+        mm.add_vma(mm.shifted(vma, to - start))
+
+
+async def mremap(mm: Mm, start: int, end: int, to: int) -> None:
+    """Move a mapping to another address (event UNMAP on the old range)."""
+    async with mm.mmap_lock.write():
+        await _move_vma(mm, start, end, to)
+        await mmu_notifier_invalidate_range_start(mm, start, end)
+        async with mm.ptl.write():
+            await _move_ptes(mm, start, end, to)
+        await mmu_notifier_invalidate_range_end(mm, start, end)
+
+
+@op(name="copy PTEs to child")
+def _copy_ptes(mm: Mm, child: Mm, start: int, end: int) -> None:
+    host = mm.host
+    for vpn, entry, pages in list(mm.mapped(start, end)):
+        table = mm.pmds if pages > 1 else mm.ptes
+        shared = entry & ~WRITE
+        table[vpn] = shared
+        (child.pmds if pages > 1 else child.ptes)[vpn] = shared
+        pfn = entry >> PFN_SHIFT
+        if pfn != host.zero_pfn:
+            for each in range(pfn, pfn + pages):
+                page = host.pages[each]
+                page.refs += 1
+                page.maps += 1
+
+
+@op(name="dup mm")
+def _dup_mm(mm: Mm) -> Mm:
+    child = Mm(
+        mm.world,
+        mm.host,
+        f"{mm.name} child",
+        page_shift=mm.page_shift,
+        pmd_order=mm.pmd_order,
+    )
+    child.vmas = list(mm.vmas)
+    child.k = mm.k
+    return child
+
+
+async def fork(mm: Mm) -> Mm:
+    """Share all memory copy-on-write with a child.
+
+    :Kernel: dup_mmap(), copy_page_range(): one bracket per VMA that is copied on
+        write, on the parent's mm (event PROTECTION_PAGE).
+    :returns: the child's address space.
+    """
+    async with mm.mmap_lock.write():
+        child = await _dup_mm(mm)
+        for vma in tuple(mm.vmas):
+            await mmu_notifier_invalidate_range_start(mm, vma.start, vma.end)
+            async with mm.ptl.write():
+                await _copy_ptes(mm, child, vma.start, vma.end)
+            await mmu_notifier_invalidate_range_end(mm, vma.start, vma.end)
+    return child
+
+
+async def exit_mmap(mm: Mm) -> None:
+    """Take the address space down: ->release first, then every mapping.
+
+    :Kernel: exit_mmap(), last user gone.
+    """
+    await _last_user(mm)
+    await mmu_notifier_release(mm)
+    for vma in tuple(mm.vmas):
+        await _zap(mm, vma.start, vma.end)
+    await _forget_vmas(mm)
+
+
+@op(name="mm_users--")
+def _last_user(mm: Mm) -> None:
+    mm.mm_users -= 1
+
+
+@op(name="free VMAs")
+def _forget_vmas(mm: Mm) -> None:
+    mm.vmas.clear()
+
+
+# -- setting up memory, as a program does before the guest runs -----------------------
+
+
+@op(name="write to memory")
+def _write(mm: Mm, pfn: int, content: Any) -> None:
+    mm.host.pages[pfn].content = content
+    mm.host.put(pfn)
+
+
+async def touch_pages(mm: Mm, start: int, contents: tuple[Any, ...]) -> None:
+    """Write to pages from the host, one value into each, from ``start`` (hva) on."""
+    first = start >> mm.page_shift
+    for offset in range(len(contents)):
+        pfn = await get_user_page(mm, first + offset, True)
+        await _write(mm, pfn, contents[offset])
+
+
+def populate(mm: Mm, start: int, end: int, *, huge: bool = False) -> None:
+    """Fault in a range at once, without steps: what happened before the scenario.
+
+    :param huge: use huge pages where they fit.
+    """
+    host = mm.host
+    bits = PRESENT | WRITE | DIRTY | YOUNG | SOFT_DIRTY
+    vpn, stop = start >> mm.page_shift, end >> mm.page_shift
+    span = 1 << mm.pmd_order
+    while vpn < stop:
+        if huge and mm.pmd_order and vpn % span == 0 and vpn + span <= stop:
+            if huge_range_fits(mm, vpn):
+                map_huge(mm, vpn, bits)
+            vpn += span
+            continue
+        if not mm.pte(vpn):
+            pfn = host.alloc("anon", ("fresh", vpn))
+            page = host.pages[pfn]
+            page.refs = page.maps = 1
+            mm.ptes[vpn] = pfn << PFN_SHIFT | bits
+        vpn += 1

@@ -1,0 +1,206 @@
+"""What the host mm does on its own: age, reclaim, migrate, collapse, split.
+
+Models mm/rmap.c, mm/migrate.c, mm/khugepaged.c, mm/huge_memory.c; the notifications
+are those of generic facts 2.14.
+"""
+
+__all__ = ["age", "collapse", "migrate", "reclaim", "split_huge"]
+
+from kvmarch.kernel.mmap import free_pages, split_pmd
+from kvmarch.kernel.mmu_notifier import (
+    mmu_notifier_clear_flush_young,
+    mmu_notifier_clear_young,
+    mmu_notifier_invalidate_range_end,
+    mmu_notifier_invalidate_range_start,
+    mmu_notifier_test_young,
+)
+from kvmarch.machine.host import PFN_SHIFT, PRESENT, SPECIAL, YOUNG, Mm
+from kvmarch.machine.steps import op
+
+
+@op(name="test and clear young")
+def _clear_young(mm: Mm, start: int, end: int) -> bool:
+    young = False
+    for vpn, entry, pages in list(mm.mapped(start, end)):
+        young |= bool(entry & YOUNG)
+        (mm.pmds if pages > 1 else mm.ptes)[vpn] = entry & ~YOUNG
+    return young
+
+
+async def age(mm: Mm, start: int, end: int, how: str) -> bool:
+    """Ask whether a range of hvas was used since the last time.
+
+    :param how: ``clear_flush_young`` (reclaim), ``clear_young`` (idle pages,
+        DAMON, MGLRU) or ``test_young``.
+    """
+    if how == "test_young":
+        young = await mmu_notifier_test_young(mm, start, end)
+        return young
+    host = await _clear_young(mm, start, end)
+    if how == "clear_flush_young":
+        guest = await mmu_notifier_clear_flush_young(mm, start, end)
+    else:
+        guest = await mmu_notifier_clear_young(mm, start, end)
+    return host or guest
+
+
+@op(name="replace PTE by swap entry")
+def _swap_out(mm: Mm, vpn: int) -> tuple[int, ...]:
+    entry = mm.ptes.get(vpn, 0)
+    pfn = entry >> PFN_SHIFT
+    if not entry & PRESENT or pfn == mm.host.zero_pfn:
+        return ()
+    page = mm.host.pages[pfn]
+    page.maps -= 1
+    mm.set_pte(vpn, 0)
+    mm.swapped[vpn] = page.content
+    return (pfn,)
+
+
+async def reclaim(mm: Mm, hva: int) -> bool:
+    """Swap one page out; return whether there was one.
+
+    :Kernel: try_to_unmap_one() (event CLEAR). The caller holds a reference, so the
+        page is freed after the bracket.
+    """
+    end = hva + (1 << mm.page_shift)
+    await mmu_notifier_invalidate_range_start(mm, hva, end)
+    async with mm.ptl.write():
+        pfns = await _swap_out(mm, hva >> mm.page_shift)
+    await mmu_notifier_invalidate_range_end(mm, hva, end)
+    await free_pages(mm, pfns)
+    return bool(pfns)
+
+
+@op(name="install migration entry")
+def _to_migration_entry(mm: Mm, vpn: int) -> int:
+    """Make the PTE one that faults wait for; return what it was."""
+    entry = mm.ptes.get(vpn, 0)
+    if not entry & PRESENT or entry >> PFN_SHIFT == mm.host.zero_pfn:
+        return 0
+    mm.ptes[vpn] = entry & ~PRESENT | SPECIAL
+    return entry
+
+
+@op(name="is the page held?")
+def _is_held(mm: Mm, entry: int) -> bool:
+    page = mm.host.pages[entry >> PFN_SHIFT]
+    return page.refs != page.maps
+
+
+@op(name="remove migration entry")
+def _from_migration_entry(mm: Mm, vpn: int, entry: int, move: bool) -> tuple[int, ...]:
+    """Map the new page (or the old one again); return what is to be freed."""
+    host = mm.host
+    if not move:
+        mm.ptes[vpn] = entry
+        return ()
+    old = entry >> PFN_SHIFT
+    page = host.pages[old]
+    new = host.alloc(page.kind, page.content)
+    host.pages[new].refs = host.pages[new].maps = 1
+    page.maps -= 1
+    mm.ptes[vpn] = new << PFN_SHIFT | entry & (1 << PFN_SHIFT) - 1
+    return (old,)
+
+
+async def migrate(mm: Mm, hva: int) -> bool:
+    """Move one page to another frame; return False if somebody holds it.
+
+    :Kernel: try_to_migrate_one() (event CLEAR), then remove_migration_pte(), which
+        notifies nobody.
+    """
+    vpn = hva >> mm.page_shift
+    end = hva + (1 << mm.page_shift)
+    await mmu_notifier_invalidate_range_start(mm, hva, end)
+    async with mm.ptl.write():
+        entry = await _to_migration_entry(mm, vpn)
+    await mmu_notifier_invalidate_range_end(mm, hva, end)
+    if not entry:
+        return False
+    held = await _is_held(mm, entry)
+    pfns = await _from_migration_entry(mm, vpn, entry, not held)
+    await free_pages(mm, pfns)
+    return not held
+
+
+@op(name="clear PMD")
+def _detach(mm: Mm, first: int) -> tuple[tuple[int, int], ...]:
+    """Take the entries of a huge range away; empty if one is not there or held."""
+    vpns = range(first, first + (1 << mm.pmd_order))
+    entries = tuple((vpn, mm.ptes.get(vpn, 0)) for vpn in vpns)
+    for _vpn, entry in entries:
+        if not entry & PRESENT:
+            return ()
+        page = mm.host.pages[entry >> PFN_SHIFT]
+        if page.kind != "anon" or page.maps != 1 or page.refs != 1:
+            return ()
+    for vpn in vpns:
+        del mm.ptes[vpn]
+    return entries
+
+
+@op(name="copy, set huge PMD")
+def _attach(
+    mm: Mm, first: int, entries: tuple[tuple[int, int], ...]
+) -> tuple[int, ...]:
+    host = mm.host
+    count = len(entries)
+    pfn = host.alloc("anon", 0, count=count, align=count)
+    old = []
+    bits = 0
+    for offset, (_vpn, entry) in enumerate(entries):
+        page = host.pages[pfn + offset]
+        before = host.pages[entry >> PFN_SHIFT]
+        page.content = before.content
+        page.refs = page.maps = 1
+        before.maps -= 1
+        old.append(entry >> PFN_SHIFT)
+        bits = entry & (1 << PFN_SHIFT) - 1
+    mm.pmds[first] = pfn << PFN_SHIFT | bits
+    return tuple(old)
+
+
+async def collapse(mm: Mm, hva: int) -> bool:
+    """Collapse the base pages around an hva into a huge page.
+
+    :Kernel: collapse_huge_page(): end is called right after the PMD is cleared,
+        before the copy and before the huge PMD is set. mmap_lock is held for write
+        throughout, so faults wait.
+    """
+    first = hva >> mm.page_shift >> mm.pmd_order << mm.pmd_order
+    start = first << mm.page_shift
+    end = start + (1 << mm.pmd_order + mm.page_shift)
+    async with mm.mmap_lock.write():
+        await mmu_notifier_invalidate_range_start(mm, start, end)
+        async with mm.ptl.write():
+            entries = await _detach(mm, first)
+        await mmu_notifier_invalidate_range_end(mm, start, end)
+        if not entries:
+            return False
+        pfns = await _attach(mm, first, entries)
+    await free_pages(mm, pfns)
+    return True
+
+
+@op(name="split huge PMD")
+def _split(mm: Mm, first: int) -> bool:
+    if first not in mm.pmds:
+        return False
+    split_pmd(mm, first)
+    return True
+
+
+async def split_huge(mm: Mm, hva: int) -> bool:
+    """Split the huge mapping around an hva; the pages stay what they are.
+
+    :Kernel: __split_huge_pmd() (event CLEAR).
+    """
+    first = hva >> mm.page_shift >> mm.pmd_order << mm.pmd_order
+    start = first << mm.page_shift
+    end = start + (1 << mm.pmd_order + mm.page_shift)
+    await mmu_notifier_invalidate_range_start(mm, start, end)
+    async with mm.ptl.write():
+        done = await _split(mm, first)
+    await mmu_notifier_invalidate_range_end(mm, start, end)
+    return done

@@ -1,0 +1,1 @@
+"""The machine under the kernel: steps, state, locks, TLBs and host memory."""

@@ -1,0 +1,277 @@
+"""Host memory: pages with their counts, and address spaces with their PTEs.
+
+Only state lives here; what the host mm does with it are paths of the kernel.
+"""
+
+__all__ = ["HostMemory", "HostPte", "Mm", "Page", "Vma"]
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kvmarch.errors import ModelError
+from kvmarch.format.bits import EntryFormat, Field
+from kvmarch.machine.locks import Lock, LockClass
+from kvmarch.machine.world import Part, World
+
+MMAP_LOCK = LockClass("mmap_lock", rank=50, sleeps=True, shared=True)
+PAGE_TABLE_LOCK = LockClass("ptl", rank=60)
+
+
+class HostPte(EntryFormat):
+    """A host page-table entry, in a layout of the model's own.
+
+    Architectures differ here too; what KVM takes over from the host PTE are these
+    properties. 0 is an empty entry.
+    """
+
+    pfn = Field(63, 12, doc="page frame number")
+    special = Field(6, doc="no struct page behind it (_PAGE_SPECIAL)")
+    exec = Field(5, doc="executable")
+    soft_dirty = Field(4, doc="software dirty tracking")
+    dirty = Field(3, doc="written")
+    young = Field(2, doc="accessed")
+    write = Field(1, doc="writable")
+    present = Field(0, doc="maps a page")
+
+
+PRESENT, WRITE, YOUNG = HostPte.present.mask, HostPte.write.mask, HostPte.young.mask
+DIRTY, SOFT_DIRTY = HostPte.dirty.mask, HostPte.soft_dirty.mask
+SPECIAL, EXEC = HostPte.special.mask, HostPte.exec.mask
+PFN_SHIFT = HostPte.pfn.low
+
+
+class Page:
+    """One page of host memory.
+
+    ``kind`` is ``anon``, ``ksm``, ``zero`` or ``file``; ``content`` a value that
+    stands for what is written in it, equal for equal pages.
+    """
+
+    __slots__ = ("accessed", "content", "dirty", "freed", "kind", "maps", "refs")
+
+    def __init__(self, kind: str, content: Any) -> None:
+        self.kind = kind
+        self.content = content
+        self.refs = 0
+        self.maps = 0
+        self.freed = False
+        self.dirty = False
+        self.accessed = False
+
+    def freeze(self) -> tuple[Any, ...]:
+        """Return the page as a hashable value."""
+        return self.kind, self.content, self.refs, self.maps, self.freed
+
+
+class HostMemory(Part):
+    """All pages of the host.
+
+    :param reuse: give the page that was freed last to the next who asks; otherwise
+        a freed page is not used again, so that whoever still uses it is seen.
+    """
+
+    variables = ("pages", "free_pages")
+
+    def __init__(self, world: World, *, first: int = 0x1000, reuse: bool = False):
+        self.world = world
+        self.reuse = reuse
+        self.pages: dict[int, Page] = {}
+        self.free_pages: list[int] = []
+        self._next = first
+        self.zero_pfn = self.alloc("zero", 0)
+        self.pages[self.zero_pfn].refs = 1
+
+    def alloc(self, kind: str, content: Any, *, count: int = 1, align: int = 1) -> int:
+        """Return the pfn of the first of ``count`` new pages, aligned in pages."""
+        if count == 1 and self.reuse and self.free_pages:
+            pfn = self.free_pages.pop()
+        else:
+            pfn = -(-self._next // align) * align
+            self._next = pfn + count
+        pages = self.pages
+        for each in range(pfn, pfn + count):
+            pages[each] = Page(kind, content)
+        return pfn
+
+    def get(self, pfn: int) -> None:
+        """Take a reference."""
+        self.pages[pfn].refs += 1
+
+    def put(self, pfn: int) -> None:
+        """Give a reference back; the last one frees the page.
+
+        :raises ModelError: there is none left to give back.
+        """
+        page = self.pages[pfn]
+        if page.refs <= 0:
+            raise ModelError(f"page {pfn:#x} has no reference to put")
+        page.refs -= 1
+        if not page.refs:
+            page.freed = True
+            self.free_pages.append(pfn)
+            self.world.note("page_free", pfn=pfn)
+
+    def touch(self, pfn: int, who: str) -> None:
+        """Record a loss if somebody uses a page after it was freed."""
+        page = self.pages.get(pfn)
+        if page is not None and page.freed:
+            self.world.violate("freed-page", f"{who} reaches page {pfn:#x}, freed")
+
+    def mark(self, pfn: int, *, dirty: bool, accessed: bool, who: str) -> None:
+        """Set page flags, as kvm_set_pfn_dirty() and kvm_set_pfn_accessed() do."""
+        page = self.pages.get(pfn)
+        if page is None:
+            return
+        if page.freed:
+            self.world.violate(
+                "freed-page", f"{who} marks page {pfn:#x} after it was freed"
+            )
+        page.dirty |= dirty
+        page.accessed |= accessed
+
+
+@dataclass(frozen=True, slots=True)
+class Vma:
+    """A mapped range of addresses: ``start`` to ``end`` in bytes, end exclusive."""
+
+    start: int
+    end: int
+    write: bool = True
+    exec: bool = False
+    huge: bool = False
+    """May be backed by huge pages (MADV_HUGEPAGE)."""
+    mergeable: bool = False
+    """KSM may merge its pages (MADV_MERGEABLE)."""
+
+
+class Mm(Part):
+    """One address space of the host.
+
+    ``ptes`` maps a virtual page number to a :class:`HostPte` value; ``pmds`` does
+    so for a huge page, by its first virtual page number.
+
+    :param page_shift: bytes of a page, as a power of two.
+    :param pmd_order: pages of a huge page, as a power of two; 0 for none.
+    """
+
+    variables = (
+        "vmas",
+        "ptes",
+        "pmds",
+        "swapped",
+        "mm_users",
+        "mmap_lock",
+        "ptl",
+        "subscriptions",
+    )
+
+    def __init__(
+        self,
+        world: World,
+        host: HostMemory,
+        name: str,
+        *,
+        page_shift: int,
+        pmd_order: int,
+    ) -> None:
+        self.world = world
+        self.host = host
+        self.name = name
+        self.page_shift = page_shift
+        self.pmd_order = pmd_order
+        self.vmas: list[Vma] = []
+        self.ptes: dict[int, int] = {}
+        self.pmds: dict[int, int] = {}
+        self.swapped: dict[int, Any] = {}
+        """Contents of pages that were swapped out, by virtual page number."""
+        self.mm_users = 1
+        self.mmap_lock = Lock(world, MMAP_LOCK, f"{name} mmap_lock")
+        self.ptl = Lock(world, PAGE_TABLE_LOCK, f"{name} ptl")
+        self.subscriptions: Any = None
+        """Set by the kernel when the first notifier is registered."""
+        self.k: Any = None
+        """The kernel that this address space belongs to."""
+
+    def find_vma(self, hva: int) -> Vma | None:
+        """Return the VMA that holds an address."""
+        for vma in self.vmas:
+            if vma.start <= hva < vma.end:
+                return vma
+        return None
+
+    @staticmethod
+    def shifted(vma: Vma, distance: int) -> Vma:
+        """Return a VMA as it is when it has moved by so many bytes."""
+        return replace(vma, start=vma.start + distance, end=vma.end + distance)
+
+    def add_vma(self, vma: Vma) -> None:
+        """Map a range in which nothing is mapped yet."""
+        if any(v.start < vma.end and vma.start < v.end for v in self.vmas):
+            raise ModelError(f"hva {vma.start:#x}-{vma.end:#x} is mapped already")
+        self.vmas.append(vma)
+        self.vmas.sort(key=lambda v: v.start)
+
+    def change_vmas(self, start: int, end: int, **changes: Any) -> None:
+        """Change what VMAs say about a range, splitting them at its ends."""
+        self.split_vmas(start, end)
+        self.vmas = [
+            replace(v, **changes) if start <= v.start and v.end <= end else v
+            for v in self.vmas
+        ]
+
+    def remove_vmas(self, start: int, end: int) -> None:
+        """Unmap a range, splitting VMAs at its ends."""
+        self.split_vmas(start, end)
+        self.vmas = [v for v in self.vmas if v.end <= start or end <= v.start]
+
+    def split_vmas(self, start: int, end: int) -> None:
+        """Make VMAs begin and end at the ends of a range."""
+        split: list[Vma] = []
+        for vma in self.vmas:
+            edges = [e for e in (start, end) if vma.start < e < vma.end]
+            at = vma.start
+            for edge in (*edges, vma.end):
+                split.append(replace(vma, start=at, end=edge))
+                at = edge
+        self.vmas = split
+
+    def pte(self, vpn: int) -> int:
+        """Return the entry that maps a virtual page, as one of base page size."""
+        entry = self.ptes.get(vpn, 0)
+        if entry or not self.pmds:
+            return entry
+        first = vpn >> self.pmd_order << self.pmd_order
+        huge = self.pmds.get(first, 0)
+        return huge + (vpn - first << PFN_SHIFT) if huge else 0
+
+    def level_pages(self, vpn: int) -> int:
+        """Return how many pages the entry maps that maps a virtual page."""
+        if not self.pmd_order or vpn in self.ptes:
+            return 1
+        first = vpn >> self.pmd_order << self.pmd_order
+        return 1 << self.pmd_order if first in self.pmds else 1
+
+    def set_pte(self, vpn: int, entry: int) -> None:
+        """Store an entry of base page size; 0 takes it away."""
+        if entry:
+            self.ptes[vpn] = entry
+        else:
+            self.ptes.pop(vpn, None)
+
+    def mapped(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """Yield virtual page number, entry and pages of what maps a range of hvas."""
+        first, stop = start >> self.page_shift, -(-end >> self.page_shift)
+        if stop - first > len(self.ptes):
+            found = [(v, e, 1) for v, e in self.ptes.items() if first <= v < stop]
+        else:
+            found = [
+                (v, e, 1) for v in range(first, stop) if (e := self.ptes.get(v, 0))
+            ]
+        pages = 1 << self.pmd_order
+        found.extend(
+            (v, e, pages)
+            for v, e in self.pmds.items()
+            if v < stop and first < v + pages
+        )
+        yield from sorted(found)

@@ -1,0 +1,152 @@
+"""Run tasks once, along one schedule."""
+
+__all__ = ["Outcome", "Task", "run", "run_path"]
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kvmarch.errors import ModelError
+from kvmarch.machine.steps import BLOCKED, Path
+from kvmarch.machine.world import World
+
+STEP_BOUND = 10_000_000
+"""Steps after which a run is cut, so that a retry loop cannot hang it."""
+
+
+class Task:
+    """A thread of the kernel or a vCPU: what it runs, and which locks it holds.
+
+    :param start: makes the path; called once, when the task is first scheduled.
+    """
+
+    __slots__ = ("atomic", "done", "held", "name", "path", "pending", "result", "start")
+
+    def __init__(self, name: str, start: Callable[[], Path[Any]]) -> None:
+        self.name = name
+        self.start = start
+        self.path: Path[Any] | None = None
+        self.pending: Any = None
+        self.held: list[tuple[Any, str]] = []
+        self.atomic = 0
+        self.done = False
+        self.result: Any = None
+
+    def __repr__(self) -> str:
+        return f"Task({self.name})"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended.
+
+    ``end`` is ``done``, ``stuck`` (every task waits) or ``cut`` (by the bound).
+    """
+
+    end: str
+    steps: int
+    schedule: tuple[tuple[str, int], ...]
+
+
+def run(
+    world: World,
+    tasks: Sequence[Task],
+    schedule: Iterable[tuple[str, int]] = (),
+    *,
+    bound: int = STEP_BOUND,
+) -> Outcome:
+    """Run the tasks along a schedule, and then each in turn until it is done.
+
+    A task that waits for a lock or a grace period gives way to the next one.
+
+    :param schedule: pairs of task name and number of steps.
+    :raises ModelError: the schedule names no task, or one that cannot move.
+    """
+    by_name = {task.name: task for task in tasks}
+    taken: list[tuple[str, int]] = []
+    begun = world.steps
+    for name, count in schedule:
+        task = by_name.get(name)
+        if task is None:
+            raise ModelError(f"schedule: no task {name!r}")
+        moved = _advance(world, task, count)
+        taken.append((name, moved))
+        if moved < count:
+            why = "is done" if task.done else f"waits at {task.pending!r}"
+            raise ModelError(f"schedule: {name} {why} after {moved} of {count} steps")
+    end = "done"
+    while not all(task.done for task in tasks):
+        moved_any = False
+        for task in tasks:
+            if task.done:
+                continue
+            moved = _advance(world, task, bound - (world.steps - begun))
+            if moved:
+                taken.append((task.name, moved))
+                moved_any = True
+        if world.steps - begun >= bound:
+            end = "cut"
+            break
+        if not moved_any:
+            end = "stuck"
+            waiting = "; ".join(
+                f"{t.name} waits at {t.pending!r}" for t in tasks if not t.done
+            )
+            world.violate("ends", f"no task can move: {waiting}")
+            break
+    _close(tasks)
+    return Outcome(end, world.steps - begun, tuple(taken))
+
+
+def run_path(world: World, path: Path[Any], name: str = "main") -> Any:
+    """Run one path to its end and return its result.
+
+    :raises ModelError: it waits for something that nobody will do.
+    """
+    task = Task(name, lambda: path)
+    outcome = run(world, [task])
+    if outcome.end != "done":
+        raise ModelError(f"{name} is {outcome.end} at {task.pending!r}")
+    return task.result
+
+
+def _advance(world: World, task: Task, count: int) -> int:
+    """Take up to ``count`` steps of one task; fewer when it ends or must wait."""
+    world.current = task
+    if task.path is None:
+        task.path = task.start()
+    send = task.path.send
+    step = task.pending
+    moved = 0
+    value: Any = None
+    try:
+        if step is None:
+            step = send(None)
+        while moved < count:
+            operation = step.op
+            if operation.sleeps and task.atomic:
+                holds = ", ".join(lock.name for lock, _ in task.held)
+                world.violate(
+                    "locks", f"{operation.name} may sleep while {holds} is held"
+                )
+            value = operation.fn(*step.args)
+            if value is BLOCKED:
+                break
+            moved += 1
+            world.steps += 1
+            step = send(value)
+        task.pending = step
+    except StopIteration as stop:
+        task.done, task.result, task.pending = True, stop.value, None
+        if task.held:
+            holds = ", ".join(lock.name for lock, _ in task.held)
+            world.violate("locks", f"{task.name} ends and still holds {holds}")
+    finally:
+        world.current = None
+    return moved
+
+
+def _close(tasks: Iterable[Task]) -> None:
+    for task in tasks:
+        if task.path is not None and not task.done:
+            task.path.close()

@@ -1,0 +1,124 @@
+"""Steps: the only things that suspend a kernel path.
+
+A path is a coroutine. Each ``await`` in it hands a :class:`Step`, one atomic
+action described as data, to whoever drives the path, and the action's result
+comes back. The same path can so be run once or explored in every interleaving.
+"""
+
+__all__ = ["BLOCKED", "Op", "Path", "Scope", "Step", "op"]
+
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar, overload
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Path: TypeAlias = Coroutine["Step[Any]", Any, R]
+"""What calling a kernel path returns."""
+
+
+class _Blocked:
+    """The one value that says: this step cannot happen yet."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "BLOCKED"
+
+
+BLOCKED: Any = _Blocked()
+"""What a step returns that must wait; it has changed nothing and is tried again."""
+
+
+class Step(Generic[R]):
+    """One atomic action, as data: await it and its result comes back."""
+
+    __slots__ = ("args", "op")
+
+    def __init__(self, operation: "Op[..., R]", args: tuple[Any, ...]) -> None:
+        self.op = operation
+        self.args = args
+
+    def __await__(self) -> Generator["Step[Any]", Any, R]:
+        return (yield self)
+
+    def run(self) -> R:
+        """Do the action on the machine."""
+        return self.op.fn(*self.args)
+
+    def __repr__(self) -> str:
+        return self.op.name
+
+
+class Op(Generic[P, R]):
+    """A plain function on the machine, run as one atomic step.
+
+    Calling it makes the step; :attr:`fn` is the function itself, for use inside
+    another step.
+
+    :param sleeps: whether the kernel may sleep here, which is forbidden while a
+        spinlock is held.
+    """
+
+    __slots__ = ("fn", "name", "sleeps")
+
+    def __init__(
+        self, fn: Callable[P, R], *, name: str = "", sleeps: bool = False
+    ) -> None:
+        self.fn = fn
+        self.name = name or fn.__name__
+        self.sleeps = sleeps
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Step[R]:
+        assert not kwargs, "a step's arguments are given by position"
+        return Step(self, args)
+
+    def __repr__(self) -> str:
+        return f"Op({self.name})"
+
+
+@overload
+def op(fn: Callable[P, R], /) -> Op[P, R]: ...
+@overload
+def op(
+    *, name: str = "", sleeps: bool = False
+) -> Callable[[Callable[P, R]], Op[P, R]]: ...
+def op(
+    fn: Callable[..., Any] | None = None, /, *, name: str = "", sleeps: bool = False
+) -> Any:
+    """Make an :class:`Op` of a function: ``@op`` or ``@op(sleeps=True)``."""
+    if fn is not None:
+        return Op(fn)
+    return lambda function: Op(function, name=name, sleeps=sleeps)
+
+
+class _Nothing:
+    """Awaiting it takes no step: a path that is closed must not be scheduled again."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Step[Any], Any, None]:
+        return
+        yield
+
+
+_NOTHING = _Nothing()
+
+
+class Scope:
+    """``async with``: one step on the way in, one on the way out.
+
+    When an exception passes, the way out takes no step: either the path is being
+    closed by its driver, or the run has failed and ends here.
+    """
+
+    __slots__ = ("enter", "leave")
+
+    def __init__(self, enter: Step[Any], leave: Step[Any]) -> None:
+        self.enter, self.leave = enter, leave
+
+    def __aenter__(self) -> Step[Any]:
+        return self.enter
+
+    def __aexit__(self, kind: type[BaseException] | None, *_: object) -> Any:
+        return self.leave if kind is None else _NOTHING

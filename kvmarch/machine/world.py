@@ -1,0 +1,98 @@
+"""The state of a machine, and what is watched while it changes."""
+
+__all__ = ["Event", "Part", "Violation", "World"]
+
+from array import array
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+class Part:
+    """A piece of the machine.
+
+    :attr:`variables` names the attributes that are its state: numbers, strings,
+    frozen records, other parts, or lists, dicts, sets and byte arrays of those.
+    Everything else about a part is wiring and never changes once it is built.
+    """
+
+    variables: ClassVar[tuple[str, ...]] = ()
+
+    def freeze(self) -> Hashable:
+        """Return the state as a hashable value."""
+        return tuple(_freeze(getattr(self, name)) for name in self.variables)
+
+
+def _freeze(value: Any) -> Hashable:
+    if isinstance(value, dict):
+        return tuple(sorted((key, _freeze(item)) for key, item in value.items()))
+    if isinstance(value, list | tuple):
+        return tuple(_freeze(item) for item in value)
+    if isinstance(value, set):
+        return frozenset(value)
+    if isinstance(value, bytearray | array):
+        return bytes(value)
+    freeze = getattr(value, "freeze", None)
+    return value if freeze is None else freeze()
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A property that was lost: its id, and one sentence about how."""
+
+    property: str
+    sentence: str
+    task: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that a step made visible, named as the kernel's trace event."""
+
+    step: int
+    task: str
+    name: str
+    data: dict[str, Any]
+
+    def __str__(self) -> str:
+        text = " ".join(f"{k}={_plain(v)}" for k, v in self.data.items())
+        return f"{self.name} {text}".rstrip()
+
+
+def _plain(value: Any) -> str:
+    return f"{value:#x}" if type(value) is int else str(value)
+
+
+class World:
+    """One machine: its parts, the task that runs now, and what was seen.
+
+    :param traced: keep :attr:`events`; a run without them is faster.
+    """
+
+    def __init__(self, *, traced: bool = True) -> None:
+        self.parts: dict[str, Part] = {}
+        self.events: list[Event] = []
+        self.violations: list[Violation] = []
+        self.traced = traced
+        self.steps = 0
+        self.current: Any = None
+
+    def add(self, name: str, part: Part) -> None:
+        """Make a part belong to the machine under a name."""
+        self.parts[name] = part
+
+    def note(self, name: str, **data: Any) -> None:
+        """Record an event of the step that runs now."""
+        if self.traced:
+            task = self.current.name if self.current is not None else ""
+            self.events.append(Event(self.steps, task, name, data))
+
+    def violate(self, property_id: str, sentence: str) -> None:
+        """Record that a property is lost."""
+        task = self.current.name if self.current is not None else ""
+        self.violations.append(Violation(property_id, sentence, task))
+        self.note("violation", property=property_id, sentence=sentence)
+
+    def freeze(self) -> Hashable:
+        """Return the whole state as a hashable value."""
+        return tuple((name, part.freeze()) for name, part in self.parts.items())

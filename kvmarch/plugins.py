@@ -1,0 +1,270 @@
+"""Find, load, check and link architectures."""
+
+__all__ = ["Loaded", "Refused", "load", "link"]
+
+import importlib.metadata
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pluggy
+
+from kvmarch import hookspecs
+from kvmarch.arch import ArchInfo
+from kvmarch.changes import (
+    Change,
+    Choice,
+    Kernel,
+    Release,
+    applied_changes,
+    assemble,
+    show_release,
+)
+from kvmarch.errors import KernelError, PluginError, UnknownNameError
+from kvmarch.kernel.table import CHANGES, CHOICES, FIXED
+
+GROUP = "kvmarch"
+PREFIX = "kvmarch_"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A plugin that does not keep the contract, and why, in one line."""
+
+    name: str
+    distribution: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One architecture, checked: what it says of itself, and its operations.
+
+    :param tier: the highest tier whose operations it has, see ``hookspecs.TIERS``.
+    :param operations: function by operation name, without the prefix.
+    """
+
+    info: ArchInfo
+    version: str
+    distribution: str
+    tier: int
+    operations: Mapping[str, Any] = field(repr=False)
+    changes: tuple[Change, ...] = field(repr=False)
+    choices: tuple[Choice, ...] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Return the architecture's name."""
+        return self.info.name
+
+
+class Plugins:
+    """The architectures that are there, by name, and those that were refused."""
+
+    def __init__(self, loaded: Iterable[Loaded], refused: Iterable[Refused]) -> None:
+        self.loaded = {arch.name: arch for arch in loaded}
+        self.refused = tuple(refused)
+
+    def get(self, name: str) -> Loaded:
+        """Return an architecture.
+
+        :raises PluginError: its plugin was refused.
+        :raises UnknownNameError: there is none of that name.
+        """
+        for refused in self.refused:
+            if refused.name == name:
+                raise PluginError(refused.why)
+        try:
+            return self.loaded[name]
+        except KeyError:
+            raise UnknownNameError("architecture", name, sorted(self.loaded)) from None
+
+
+def load(*, trace: bool = False) -> Plugins:
+    """Load every plugin that an entry point of the group ``kvmarch`` names.
+
+    A plugin that breaks the contract is refused with one line; the others work.
+
+    :param trace: print each plugin's checks to standard error.
+    """
+    loaded: list[Loaded] = []
+    refused: list[Refused] = []
+    entry_points = importlib.metadata.entry_points(group=GROUP)
+    for point in sorted(entry_points, key=lambda p: p.name):
+        dist = point.dist
+        name = dist.name if dist is not None else "?"
+        version = dist.version if dist is not None else "?"
+        taken = next((a for a in loaded if a.name == point.name), None)
+        try:
+            if taken is not None:
+                raise PluginError(
+                    f"plugin {point.name} of {name}: the name is taken by "
+                    f"{taken.distribution}"
+                )
+            loaded.append(check(point.name, _import(point), name, version))
+        except PluginError as error:
+            refused.append(Refused(point.name, name, str(error)))
+        if trace:
+            print(f"plugin {point.name}: {point.value}", file=sys.stderr)
+    return Plugins(loaded, refused)
+
+
+def _import(point: importlib.metadata.EntryPoint) -> Any:
+    try:
+        return point.load()
+    except Exception as error:
+        raise PluginError(
+            f"plugin {point.name}: importing {point.value} failed: {_line(error)}"
+        ) from error
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def check(name: str, module: Any, distribution: str, version: str) -> Loaded:
+    """Check one plugin against the contract.
+
+    :raises PluginError: with the plugin, the hook and the cause.
+    """
+    _check_api(name, module)
+    manager = pluggy.PluginManager("kvmarch")
+    manager.add_hookspecs(hookspecs)
+    try:
+        manager.register(module, name)
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise PluginError(f"plugin {name}: {_line(error)}") from error
+    hooks = {
+        caller.name: caller.get_hookimpls()[0].function
+        for caller in manager.get_hookcallers(module) or ()
+        if caller.get_hookimpls()
+    }
+    info = _ask(name, hooks, "arch", ArchInfo)
+    if info.name != name:
+        raise PluginError(
+            f"plugin {name}: kvmarch_arch() says {info.name!r}, the entry point {name!r}"
+        )
+    changes = _ask_rows(name, hooks, "changes", Change)
+    choices = _ask_rows(name, hooks, "choices", Choice)
+    operations = {hook.removeprefix(PREFIX): fn for hook, fn in hooks.items()}
+    chosen = {choice.name for choice in choices}
+    tier = 0
+    missing: list[str] = []
+    for number, needed in hookspecs.TIERS.items():
+        missing = [n for n in needed if n not in operations and n not in chosen]
+        if missing:
+            break
+        tier = number
+    if not tier:
+        raise PluginError(
+            f"plugin {name}: hook {PREFIX}{missing[0]} is missing; tier 1 needs it"
+        )
+    for change in changes:
+        if change.arch != name:
+            raise PluginError(
+                f"plugin {name}: hook kvmarch_changes: change {change.name} says "
+                f"arch {change.arch!r}"
+            )
+    return Loaded(info, version, distribution, tier, operations, changes, choices)
+
+
+def _check_api(name: str, module: Any) -> None:
+    have = hookspecs.API_VERSION
+    api = getattr(module, "KVMARCH_API", None)
+    if (
+        not isinstance(api, tuple)
+        or len(api) != 2
+        or not all(isinstance(n, int) for n in api)
+    ):
+        raise PluginError(f"plugin {name}: KVMARCH_API must be a pair such as {have}")
+    if api[0] != have[0] or api[1] > have[1]:
+        raise PluginError(
+            f"plugin {name}: wants API {api[0]}.{api[1]}; "
+            f"this is API {have[0]}.{have[1]}"
+        )
+
+
+def _ask(name: str, hooks: Mapping[str, Any], hook: str, kind: type) -> Any:
+    fn = hooks.get(PREFIX + hook)
+    if fn is None:
+        raise PluginError(f"plugin {name}: hook {PREFIX}{hook} is missing")
+    try:
+        answer = fn()
+    except Exception as error:
+        raise PluginError(
+            f"plugin {name}: hook {PREFIX}{hook} raised {_line(error)}"
+        ) from error
+    if not isinstance(answer, kind):
+        raise PluginError(
+            f"plugin {name}: hook {PREFIX}{hook} returned "
+            f"{type(answer).__name__}, not {kind.__name__}"
+        )
+    return answer
+
+
+def _ask_rows(
+    name: str, hooks: Mapping[str, Any], hook: str, kind: type
+) -> tuple[Any, ...]:
+    if PREFIX + hook not in hooks:
+        return ()
+    rows = _ask(name, hooks, hook, tuple)
+    for row in rows:
+        if not isinstance(row, kind):
+            raise PluginError(
+                f"plugin {name}: hook {PREFIX}{hook} returned a "
+                f"{type(row).__name__} among its {kind.__name__} rows"
+            )
+    return tuple(rows)
+
+
+def _nothing(*_args: Any) -> None:
+    """Stand in for an optional operation."""
+
+
+async def _nothing_path(*_args: Any) -> None:
+    """Stand in for an optional operation that is a path."""
+
+
+_DEFAULTS: dict[str, Any] = {
+    "vcpu_create": _nothing,
+    "vcpu_load": _nothing,
+    "handle_request": _nothing,
+    "memslots_updated": _nothing_path,
+    "sync_dirty_log": _nothing_path,
+    "destroy_vm": _nothing_path,
+    "mmu_lock_kind": "spinlock",
+    "generic_dirty_log": True,
+    "user_slots_before": 32,
+}
+"""What an architecture gets for what it leaves out."""
+
+
+def all_changes(plugins: Plugins) -> tuple[Change, ...]:
+    """Return the generic changes and those of every architecture."""
+    extra = (change for arch in plugins.loaded.values() for change in arch.changes)
+    return (*CHANGES, *extra)
+
+
+def link(
+    arch: Loaded,
+    release: Release,
+    plus: Iterable[str] = (),
+    minus: Iterable[str] = (),
+) -> Kernel:
+    """Assemble a kernel: generic core and architecture, every choice made.
+
+    :raises KernelError: the release has no such architecture.
+    """
+    if release < arch.info.first:
+        raise KernelError(
+            f"{arch.name}: modelled from {show_release(arch.info.first)} on, "
+            f"not {show_release(release)}"
+        )
+    applied = applied_changes((*CHANGES, *arch.changes), release, plus, minus)
+    own = {choice.name for choice in arch.choices}
+    fixed = {**_DEFAULTS, **FIXED, **arch.operations, "arch_info": arch.info}
+    choices = [c for c in CHOICES if c.name not in own]
+    return assemble(arch.name, release, applied, (*choices, *arch.choices), fixed)
