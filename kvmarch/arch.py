@@ -15,11 +15,15 @@ FaultResult: TypeAlias = Literal["guest", "mmio", "error"]
 
 
 class EntryKind(NamedTuple):
-    """One kind of entry at one level: its name, and the format that states its bits."""
+    """One kind of entry at one level: its name, and the format that states its bits.
+
+    ``maps`` says that it leads to a host page, even if hardware has to fault first.
+    """
 
     level: int
     kind: str
     format: type[EntryFormat]
+    maps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,10 @@ class ArchInfo:
     parameters: Mapping[str, tuple[str, Mapping[str, Any]]] = field(
         default_factory=dict
     )
+
+    def parse(self, name: str, text: str) -> Any:
+        """Return the value of an option that a text means; None if there is none."""
+        return _find(text, self.options[name].values)
 
     def settle(self, release: Release, given: Mapping[str, str]) -> dict[str, Any]:
         """Return a value for every option.

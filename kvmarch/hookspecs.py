@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from kvmarch.kernel.vm import Vcpu, Vm
     from kvmarch.machine.steps import Path
     from kvmarch.machine.tlb import Flush, Translation
-    from kvmarch.scenario import Property
+    from kvmarch.scenarios.properties import Property
 
 __all__ = ["API_VERSION", "TIERS", "hookimpl", "hookspec"]
 
@@ -102,6 +102,27 @@ def kvmarch_decode(
     :param level: the architecture's own level number.
     :returns: the name of the kind, and the fields by name. A value that is no
         entry of any kind is named ``unknown``, with no fields.
+    """
+
+
+@hookspec
+def kvmarch_entry_pfn(
+    k: Kernel, options: Mapping[str, Any], entry: int, level: int
+) -> int | None:
+    """Return the host page whose address an entry carries.
+
+    :returns: pfn of the first page that the leaf maps; also of an entry that is not
+        present but keeps an address; None if there is none, as in a table entry.
+    """
+
+
+@hookspec
+def kvmarch_entry_repoint(
+    k: Kernel, options: Mapping[str, Any], entry: int, level: int, pfn: int
+) -> int:  # type: ignore[empty-body]
+    """Return the entry as it would be for another host page.
+
+    :param entry: one for which :func:`kvmarch_entry_pfn` returns a page.
     """
 
 
@@ -397,7 +418,7 @@ OPTIONAL = frozenset(
 """Hooks that a plugin may leave out; the core then does nothing, or the usual."""
 
 TIERS: dict[int, tuple[str, ...]] = {
-    1: ("arch", "formats", "decode"),
+    1: ("arch", "formats", "decode", "entry_pfn", "entry_repoint"),
     2: (
         "vm_create",
         "tlb_tag",

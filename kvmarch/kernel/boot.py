@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kvmarch.changes import Kernel
+from kvmarch.kernel.gpc import Gpc
 from kvmarch.kernel.mmu_notifier import (
     Subscription,
     mmu_notifier_register,
@@ -28,6 +29,7 @@ class Machine:
         self.mm = mm
         self.vms: list[Vm] = []
         self.subscriptions: dict[str, Subscription] = {}
+        self.gpcs: list[Gpc] = []
 
     @property
     def vm(self) -> Vm:

@@ -35,6 +35,7 @@ def kvm_make_all_cpus_request(vm: Vm, request: str) -> Any:
     """
     if any(vcpu.mode == READING for vcpu in vm.vcpus):
         return BLOCKED
+    vm.world.note("kvm_make_all_cpus_request", request=request)
     for vcpu in vm.vcpus:
         vcpu.requests.add(request)
         if vcpu.mode == IN_GUEST:
@@ -57,6 +58,7 @@ def invalidate_tlbs(vm: Vm, start: int, end: int, tag: Any = None) -> None:
     :param tag: the tag to drop, where all vCPUs share one; each vCPU's own if it is
         left out.
     """
+    vm.world.note("tlb_invalidate", start=start, end=end)
     tag_of = vm.k.tlb_tag.fn
     for vcpu in vm.vcpus:
         if vcpu.tlb.entries:

@@ -73,12 +73,14 @@ def touch(vcpu: Vcpu, gfn: int, access: str) -> str:
 
 
 @op(name="leave guest")
-def leave_guest(vcpu: Vcpu, reason: str) -> None:
-    """Leave the guest for user space."""
+def leave_guest(vcpu: Vcpu, reason: str, gfn: int) -> None:
+    """Leave the guest for user space.
+
+    :param gfn: the page whose access is to be emulated; -1 if none is.
+    """
     vcpu.mode = OUTSIDE
-    if reason:
-        vcpu.exits[reason] += 1
-        vcpu.vm.world.note("kvm_userspace_exit", vcpu=vcpu.name, reason=reason)
+    vcpu.exits[reason] += 1
+    vcpu.vm.world.note("kvm_userspace_exit", vcpu=vcpu.name, reason=reason, gfn=gfn)
 
 
 async def guest_access(vcpu: Vcpu, gfn: int, access: str) -> str:
@@ -100,9 +102,9 @@ async def guest_access(vcpu: Vcpu, gfn: int, access: str) -> str:
         async with vm.srcu.read():
             result = await vm.k.page_fault(vcpu, gfn, access, how)
         if result != "guest":
-            await leave_guest(vcpu, result)
+            await leave_guest(vcpu, result, gfn)
             return str(result)
-    await leave_guest(vcpu, "livelock")
+    await leave_guest(vcpu, "livelock", gfn)
     return "livelock"
 
 
@@ -122,7 +124,7 @@ async def run_guest(
             if how != "done":
                 return how
         if leave:
-            await leave_guest(vcpu, leave)
+            await leave_guest(vcpu, leave, -1)
     return leave or "in guest"
 
 

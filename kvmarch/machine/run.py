@@ -116,6 +116,7 @@ def _advance(world: World, task: Task, count: int) -> int:
     if task.path is None:
         task.path = task.start()
     send = task.path.send
+    observe = world.observer
     step = task.pending
     moved = 0
     value: Any = None
@@ -134,6 +135,8 @@ def _advance(world: World, task: Task, count: int) -> int:
                 break
             moved += 1
             world.steps += 1
+            if observe is not None:
+                observe(task, step)
             step = send(value)
         task.pending = step
     except StopIteration as stop:

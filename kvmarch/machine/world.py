@@ -3,7 +3,7 @@
 __all__ = ["Event", "Part", "Violation", "World"]
 
 from array import array
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -76,12 +76,14 @@ class World:
         self.traced = traced
         self.steps = 0
         self.current: Any = None
+        self.observer: Callable[[Any, Any], None] | None = None
+        """Called after each step with the task and the step; it only looks."""
 
     def add(self, name: str, part: Part) -> None:
         """Make a part belong to the machine under a name."""
         self.parts[name] = part
 
-    def note(self, name: str, **data: Any) -> None:
+    def note(self, name: str, /, **data: Any) -> None:
         """Record an event of the step that runs now."""
         if self.traced:
             task = self.current.name if self.current is not None else ""

@@ -68,7 +68,7 @@ def kvmarch_arch():
 
 @hookimpl
 def kvmarch_formats(k, options):
-    return [EntryKind(1, "page", Leaf), EntryKind(2, "table", Directory)]
+    return [EntryKind(1, "page", Leaf, maps=True), EntryKind(2, "table", Directory)]
 
 
 @hookimpl
@@ -79,6 +79,16 @@ def kvmarch_decode(k, options, entry, level):
     if not kind.accepts(entry):
         return "unknown", {}
     return ("page" if level == 1 else "table"), kind.unpack(entry)
+
+
+@hookimpl
+def kvmarch_entry_pfn(k, options, entry, level):
+    return Leaf.pfn.get(entry) if level == 1 and entry else None
+
+
+@hookimpl
+def kvmarch_entry_repoint(k, options, entry, level, pfn):
+    return Leaf.pfn.set(entry, pfn)
 
 
 @hookimpl

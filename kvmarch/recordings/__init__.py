@@ -1,0 +1,1 @@
+"""Recordings of real kernels, and their comparison with the model."""

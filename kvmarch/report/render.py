@@ -1,0 +1,145 @@
+"""Renderers: text, Markdown, JSON and CSV."""
+
+__all__ = ["FORMATS", "render"]
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kvmarch.report.table import Column, Table
+
+WIDTH = 100
+"""Columns of text output."""
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def _merged(table: Table) -> list[dict[str, str]]:
+    """Return the rows as text, with runs that differ only in one column drawn together."""
+    rows: list[dict[str, str]] = []
+    last: dict[str, str] = {}
+    for row in table.rows:
+        cells = {name: _cell(row.get(name)) for name in table.names()}
+        rest = {name: text for name, text in cells.items() if name != table.merge}
+        if table.merge and rows and rest == last:
+            first = rows[-1][table.merge].partition("..")[0]
+            rows[-1][table.merge] = f"{first}..{cells[table.merge]}"
+        else:
+            rows.append(cells)
+        last = rest
+    return rows
+
+
+def _heading(name: str, width: int) -> str:
+    """Break a column's name at underscores, to about the width of its values."""
+    lines = [""]
+    for word in name.replace("_", " ").split():
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > max(width, 8):
+            lines.append(word)
+        else:
+            lines[-1] = f"{lines[-1]} {word}".strip()
+    return "\n".join(lines)
+
+
+def _fit(
+    columns: tuple[Column, ...], rows: list[dict[str, str]]
+) -> tuple[list[str], list[str]]:
+    """Return the columns that fit into the width, and those that had to be left out."""
+    shown = [column.name for column in columns]
+    left: list[str] = []
+    widths = {
+        name: max(
+            [len(row[name]) for row in rows]
+            + [
+                len(line)
+                for line in _heading(
+                    name, max((len(row[name]) for row in rows), default=0)
+                ).split("\n")
+            ]
+        )
+        for name in shown
+    }
+    for column in reversed([c for c in columns if c.detail]):
+        if sum(widths[n] + 2 for n in shown) - 2 <= WIDTH:
+            break
+        shown.remove(column.name)
+        left.insert(0, column.name)
+    return shown, left
+
+
+def _tabulated(table: Table, style: str) -> str:
+    from tabulate import tabulate
+
+    rows = _merged(table)
+    shown, left = (table.names(), [])
+    if style != "github":
+        shown, left = _fit(table.columns, rows)
+    body = tabulate(
+        [[row[name] for name in shown] for row in rows],
+        headers=[
+            name if style == "github" else _heading(
+                name, max((len(row[name]) for row in rows), default=0)
+            )
+            for name in shown
+        ],
+        tablefmt=style,
+        disable_numparse=True,
+    )
+    parts = [table.title] if table.title else []
+    if rows:
+        parts.append("\n".join(line.rstrip() for line in body.split("\n")))
+    notes = list(table.notes)
+    if left:
+        notes.append(f"left out to fit: {', '.join(left)} (see --format json)")
+    if notes:
+        parts.append("\n".join(notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def _text(table: Table) -> str:
+    return _tabulated(table, "simple")
+
+
+def _markdown(table: Table) -> str:
+    return _tabulated(table, "github")
+
+
+def _json(table: Table) -> str:
+    result: Mapping[str, Any] = {
+        "title": table.title,
+        "columns": table.names(),
+        "rows": [{n: row.get(n) for n in table.names()} for row in table.rows],
+        "notes": table.notes,
+    }
+    return json.dumps(result, indent=2) + "\n"
+
+
+def _csv(table: Table) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(table.names())
+    for row in table.rows:
+        writer.writerow([_cell(row.get(name)) for name in table.names()])
+    return out.getvalue()
+
+
+FORMATS: Mapping[str, Callable[[Table], str]] = {
+    "text": _text,
+    "markdown": _markdown,
+    "json": _json,
+    "csv": _csv,
+}
+"""The renderers by the name that ``--format`` takes."""
+
+
+def render(table: Table, style: str) -> str:
+    """Return a table as text of one of :data:`FORMATS`."""
+    return FORMATS[style](table)

@@ -1,0 +1,1 @@
+"""Scenarios: the files, the verbs of their steps, and how one is played."""

@@ -1,0 +1,198 @@
+"""Put one scenario side by side over architectures and releases."""
+
+__all__ = ["Choose", "compare"]
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kvmarch.changes import COMPARED, Release, find_release, show_release
+from kvmarch.errors import KernelError, KvmarchError, PluginError, ScenarioError
+from kvmarch.plugins import Loaded, Plugins, link
+from kvmarch.report.table import Column as TableColumn
+from kvmarch.report.table import Table
+from kvmarch.scenarios.columns import Seen, value_of
+from kvmarch.scenarios.file import Expect, Scenario
+from kvmarch.scenarios.play import Played, play
+
+
+@dataclass(frozen=True, slots=True)
+class Choose:
+    """What a command was asked to look at: the shared options.
+
+    Empty ``arch`` means every architecture; empty ``kernel`` the usual releases.
+    """
+
+    arch: tuple[str, ...] = ()
+    kernel: tuple[str, ...] = ()
+    plus: tuple[str, ...] = ()
+    minus: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def architectures(self, plugins: Plugins) -> list[Loaded]:
+        """Return the architectures that are meant.
+
+        :raises PluginError: there is none at all.
+        """
+        if self.arch:
+            return [plugins.get(name) for name in self.arch]
+        if not plugins.loaded:
+            raise PluginError("no architecture is installed")
+        return [plugins.loaded[name] for name in sorted(plugins.loaded)]
+
+    def releases(self, usual: Iterable[Release] = COMPARED) -> list[Release]:
+        """Return the releases that are meant."""
+        if self.kernel:
+            return [find_release(name) for name in self.kernel]
+        return list(usual)
+
+    def changes_for(self, arch: Loaded, plugins: Plugins) -> Mapping[str, list[str]]:
+        """Return the changes to add and take away that concern an architecture.
+
+        A change of another architecture is left out here, but it must exist.
+        """
+        foreign = {
+            change.name
+            for other in plugins.loaded.values()
+            if other is not arch
+            for change in other.changes
+        } - {change.name for change in arch.changes}
+        return {
+            "plus": [name for name in self.plus if name not in foreign],
+            "minus": [name for name in self.minus if name not in foreign],
+        }
+
+    def options_for(self, arch: Loaded, plugins: Plugins) -> dict[str, str]:
+        """Return the options that an architecture has.
+
+        An option of another architecture is left out here, but some must have it;
+        and where several are compared, so is a value that only another one has.
+        """
+        alone = len(self.arch) == 1 or len(plugins.loaded) == 1
+        mine: dict[str, str] = {}
+        for name, value in self.options.items():
+            there = [
+                a.info.options[name]
+                for a in self.architectures(plugins)
+                if name in a.info.options
+            ]
+            if name in arch.info.options:
+                fits = _has(arch, name, value)
+                others = any(
+                    _has(a, name, value)
+                    for a in self.architectures(plugins)
+                    if a is not arch
+                )
+                if fits or alone or not others:
+                    mine[name] = value
+            elif not there:
+                mine[name] = value
+        return mine
+
+
+def _has(arch: Loaded, name: str, value: str) -> bool:
+    if name not in arch.info.options:
+        return False
+    try:
+        return arch.info.parse(name, value) is not None
+    except KvmarchError:
+        return False
+
+
+def cell(
+    scenario: Scenario, arch: Loaded, release: Release, choose: Choose, plugins: Plugins
+) -> tuple[Played, dict[str, Any]]:
+    """Play a scenario in one cell; return the run and the settled options.
+
+    :raises KernelError: the release does not have the architecture.
+    """
+    k = link(arch, release, **choose.changes_for(arch, plugins))
+    options = arch.info.settle(release, choose.options_for(arch, plugins))
+    return play(scenario, k, options), options
+
+
+def compare(scenario: Scenario, plugins: Plugins, choose: Choose) -> Table:
+    """Return one row per architecture and release.
+
+    :raises ScenarioError: the scenario shows nothing in comparisons.
+    """
+    if not scenario.columns:
+        raise ScenarioError(
+            f"scenario {scenario.name} has no columns to compare; run shows it"
+        )
+    names = [column.name for column in scenario.columns]
+    table = Table(
+        f"{scenario.name}: {scenario.title}",
+        (
+            TableColumn("arch"),
+            TableColumn("kernel"),
+            TableColumn("mmu"),
+            *(
+                TableColumn(c.name, detail=c.show == "callback")
+                for c in scenario.columns
+            ),
+            TableColumn("note", detail=True),
+        ),
+        merge="kernel",
+    )
+    for arch in choose.architectures(plugins):
+        for release in choose.releases():
+            table.rows.append(_row(scenario, arch, release, choose, plugins, names, table))
+    if table.status:
+        table.notes.append("an expectation failed")
+    return table
+
+
+def _row(
+    scenario: Scenario,
+    arch: Loaded,
+    release: Release,
+    choose: Choose,
+    plugins: Plugins,
+    names: list[str],
+    table: Table,
+) -> dict[str, Any]:
+    shown = {"arch": arch.name, "kernel": show_release(release)}
+    if release < arch.info.first:
+        return {
+            **shown,
+            "mmu": None,
+            **dict.fromkeys(names),
+            "note": f"not before {show_release(arch.info.first)}",
+        }
+    try:
+        played, options = cell(scenario, arch, release, choose, plugins)
+    except KernelError as error:
+        return {**shown, "mmu": None, **dict.fromkeys(names), "note": str(error)}
+    seen = Seen(played, options)
+    row: dict[str, Any] = {**shown, "mmu": options.get("mmu", "-")}
+    for column in scenario.columns:
+        row[column.name] = value_of(column, seen)
+    row["note"] = ""
+    if played.outcome.end == "cut":
+        table.status = max(table.status, 3)
+        row["note"] = "cut by the bound on steps"
+    for expect in scenario.expects:
+        if _meant(expect, row, release, choose):
+            for name, value in expect.values.items():
+                if row[name] != value:
+                    table.status = 1
+                    table.notes.append(
+                        f"{arch.name} {show_release(release)}: {name} is "
+                        f"{row[name]!r}, expected {value!r}"
+                        + (f" ({expect.because})" if expect.because else "")
+                    )
+    return row
+
+
+def _meant(
+    expect: Expect, row: Mapping[str, Any], release: Release, choose: Choose
+) -> bool:
+    return (
+        expect.arch in {"", row["arch"]}
+        and expect.mmu in {"", row["mmu"]}
+        and (not expect.since or find_release(expect.since) <= release)
+        and (not expect.until or release < find_release(expect.until))
+        and set(expect.plus) == set(choose.plus)
+        and set(expect.minus) == set(choose.minus)
+    )

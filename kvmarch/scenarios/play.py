@@ -1,0 +1,169 @@
+"""Play a scenario: one schedule through the model, with all that can be seen."""
+
+__all__ = ["Played", "play", "set_up"]
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kvmarch.changes import Kernel
+from kvmarch.kernel.boot import Machine, boot
+from kvmarch.kernel.mmap import populate
+from kvmarch.machine.host import PFN_SHIFT, Vma
+from kvmarch.machine.run import Outcome, Task, run
+from kvmarch.machine.steps import op
+from kvmarch.machine.world import Event, Violation
+from kvmarch.scenarios import properties
+from kvmarch.scenarios.file import FIRST_HVA, Memory, Scenario, StepLine
+from kvmarch.scenarios.verbs import VERBS, Context, values
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What one run showed.
+
+    :param results: by scenario line (task, number), what its verb returned.
+    """
+
+    scenario: Scenario
+    machine: Machine
+    outcome: Outcome
+    results: Mapping[tuple[str, int], Any]
+
+    @property
+    def events(self) -> list[Event]:
+        """Return everything that steps made visible, in order."""
+        return self.machine.world.events
+
+    @property
+    def violations(self) -> list[Violation]:
+        """Return the properties that were lost, in order."""
+        return self.machine.world.violations
+
+
+def set_up(
+    scenario: Scenario, k: Kernel, options: Mapping[str, Any], **boot_options: Any
+) -> Context:
+    """Return a machine with the scenario's memory, before its first step."""
+    machine = boot(k, options, vcpus=scenario.vcpus, **boot_options)
+    mm = machine.mm
+    memory: dict[str, tuple[int, int]] = {}
+    base = FIRST_HVA
+    for row in scenario.memory:
+        size = row.size(1 << mm.page_shift)
+        memory[row.name] = (base, size)
+        mm.add_vma(Vma(base, base + size, huge=row.huge, mergeable=row.mergeable))
+        if row.touched:
+            populate(mm, base, base + size, huge=row.huge)
+            _fill(machine, row, base)
+        base += -(-size >> 30) + 1 << 30
+    info = k.arch_info
+    return Context(machine, memory, scenario.code, info.leaves_by)
+
+
+def _fill(machine: Machine, row: Memory, base: int) -> None:
+    """Give the first pages the contents that the scenario states."""
+    mm = machine.mm
+    vpn = base >> mm.page_shift
+    for offset, content in enumerate(row.contents):
+        machine.host.pages[mm.pte(vpn + offset) >> PFN_SHIFT].content = content
+
+
+@op(name="begin")
+def _begin(context: Context, task: str, number: int, line: StepLine) -> None:
+    context.machine.world.note("step", number=number, text=line.text)
+
+
+@op(name="end")
+def _end(
+    context: Context, results: dict[tuple[str, int], Any], number: int, value: Any
+) -> None:
+    world = context.machine.world
+    task = world.current.name
+    results[task, number] = value
+    for vm in context.machine.vms:
+        vm.ledger.settle(f"return from {task} step {number}")
+    if value is not None:
+        world.note("result", number=number, value=value)
+
+
+async def _task(
+    context: Context,
+    results: dict[tuple[str, int], Any],
+    name: str,
+    lines: tuple[StepLine, ...],
+) -> None:
+    for number, line in enumerate(lines):
+        await _begin(context, name, number, line)
+        path = VERBS[line.verb].make(context, values(line.verb, line.args))
+        value = await path
+        await _end(context, results, number, value)
+
+
+class _Watcher:
+    """Follows the entries of some gfns and records each change as an event."""
+
+    def __init__(self, context: Context, gfns: Iterable[int]) -> None:
+        self.vm = context.machine.vm
+        self.world = context.machine.world
+        self.seen = {gfn: self.vm.k.entry.fn(self.vm, gfn) for gfn in gfns}
+
+    def __call__(self, task: Any, step: Any) -> None:
+        for gfn, before in self.seen.items():
+            now = self.vm.k.entry.fn(self.vm, gfn)
+            if now != before:
+                self.seen[gfn] = now
+                self.world.note(
+                    "entry",
+                    gfn=gfn,
+                    old=before[0],
+                    new=now[0],
+                    old_level=before[1],
+                    level=now[1],
+                )
+
+
+def play(
+    scenario: Scenario,
+    k: Kernel,
+    options: Mapping[str, Any],
+    *,
+    bound: int | None = None,
+    each_step: bool = False,
+) -> Played:
+    """Run a scenario along its schedule.
+
+    :param options: every option of the architecture, see ``ArchInfo.settle``.
+    :param bound: steps after which the run is cut.
+    :param each_step: record every step as an event.
+    """
+    context = set_up(scenario, k, options)
+    world = context.machine.world
+    results: dict[tuple[str, int], Any] = {}
+    tasks = [
+        Task(
+            lines.name,
+            lambda lines=lines: _task(  # type: ignore[misc]
+                context, results, lines.name, lines.steps
+            ),
+        )
+        for lines in scenario.tasks
+    ]
+    watcher = _Watcher(context, scenario.watch) if scenario.watch else None
+    always = properties.compiled(scenario, "always")
+
+    def observe(task: Any, step: Any) -> None:
+        if each_step:
+            world.note("micro", step=step.op.name)
+        if watcher is not None:
+            watcher(task, step)
+        if always:
+            properties.check(always, context)
+
+    if each_step or watcher is not None or always:
+        world.observer = observe
+    bounds = {} if bound is None else {"bound": bound}
+    outcome = run(world, tasks, scenario.schedule, **bounds)
+    world.observer = None
+    properties.check(properties.compiled(scenario, "at-rest"), context)
+    return Played(scenario, context.machine, outcome, results)

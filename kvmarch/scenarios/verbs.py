@@ -1,0 +1,441 @@
+"""The verbs of scenario steps: what a task can do.
+
+Each verb is a row: its parameters, what it means, and the kernel path that it runs.
+Page numbers of a memory count from its start; gfns and pages are of the machine's
+page size.
+"""
+
+__all__ = ["VERBS", "Context", "Verb", "check_line"]
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kvmarch.kernel import ksm, mmap, reclaim
+from kvmarch.kernel.boot import Machine, destroy_vm
+from kvmarch.kernel.dirty_log import clear_dirty_log, get_dirty_log
+from kvmarch.kernel.gpc import Gpc, gpc_activate, gpc_deactivate, gpc_write
+from kvmarch.kernel.memory_region import Region, set_memory_region
+from kvmarch.kernel.memslots import LOG_DIRTY_PAGES, READONLY
+from kvmarch.kernel.vcpu import guest_access, run_guest
+from kvmarch.machine.host import PFN_SHIFT, PRESENT
+from kvmarch.machine.steps import Path, op
+
+FLAGS = {"log_dirty": LOG_DIRTY_PAGES, "readonly": READONLY}
+LEAVE_GPA = 0x1000_0000
+"""Where a guest stores to leave, on architectures that leave by MMIO."""
+
+
+@dataclass(slots=True)
+class Context:
+    """What the verbs of one run share.
+
+    :param memory: hva and size in bytes of each named memory.
+    :param code: the gfn of the guest's code, or -1.
+    :param leave: ``hlt``, or ``mmio`` for a store to an address without a slot.
+    """
+
+    machine: Machine
+    memory: Mapping[str, tuple[int, int]]
+    code: int = -1
+    leave: str = "hlt"
+    gpcs: dict[str, Gpc] = field(default_factory=dict)
+
+    @property
+    def page_shift(self) -> int:
+        """Return bytes of a page as a power of two."""
+        return self.machine.mm.page_shift
+
+    def gfn(self, args: Mapping[str, Any]) -> int:
+        """Return the gfn that ``gfn`` or ``gpa`` names."""
+        if "gpa" in args:
+            return int(args["gpa"]) >> self.page_shift
+        return int(args["gfn"])
+
+    def pages(self, args: Mapping[str, Any]) -> tuple[int, int]:
+        """Return start and end (hva, exclusive) of pages of a memory."""
+        base, size = self.memory[args["memory"]]
+        first = args.get("page", 0)
+        count = args.get("pages", (size >> self.page_shift) - first)
+        start = base + (first << self.page_shift)
+        return start, start + (count << self.page_shift)
+
+
+Make = Callable[[Context, Mapping[str, Any]], Path[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One verb.
+
+    :param params: by name, the kind: ``int``, ``name``, ``flags``, ``word:a|b``; with
+        a question mark in front where it may be left out.
+    """
+
+    name: str
+    params: Mapping[str, str]
+    doc: str
+    make: Make
+
+
+VERBS: dict[str, Verb] = {}
+
+
+def verb(doc: str, **params: str) -> Callable[[Make], Make]:
+    """Register a verb under the function's name."""
+
+    def register(make: Make) -> Make:
+        name = make.__name__.strip("_")
+        VERBS[name] = Verb(name, params, doc, make)
+        return make
+
+    return register
+
+
+def parse(kind: str, text: str) -> Any:
+    """Return an argument's value.
+
+    :raises ValueError: with what would be accepted.
+    """
+    kind = kind.removeprefix("?")
+    if kind == "int":
+        try:
+            return int(text, 0)
+        except ValueError:
+            raise ValueError(f"{text!r} is no number") from None
+    if kind == "flags":
+        flags = 0
+        for word in text.split(","):
+            if word in FLAGS:
+                flags |= FLAGS[word]
+            elif word[:1].isdigit():
+                flags |= int(word, 0)
+            else:
+                raise ValueError(f"{word!r} is no flag; there is {', '.join(FLAGS)}")
+        return flags
+    if kind.startswith("word:"):
+        words = kind.removeprefix("word:").split("|")
+        if text not in words:
+            raise ValueError(f"{text!r} is none of {', '.join(words)}")
+    return text
+
+
+def check_line(name: str, args: Mapping[str, str]) -> str:
+    """Return why a line is refused; empty if it is not."""
+    known = VERBS.get(name)
+    if known is None:
+        return f"unknown verb {name!r}; there is {', '.join(sorted(VERBS))}"
+    for key, text in args.items():
+        kind = known.params.get(key)
+        if kind is None:
+            return f"{name} has no argument {key}; there is {', '.join(known.params)}"
+        try:
+            parse(kind, text)
+        except ValueError as error:
+            return f"{name} {key}: {error}"
+    for key, kind in known.params.items():
+        if not kind.startswith("?") and key not in args:
+            return f"{name} needs {key}="
+    if name in {"read", "write", "exec"} and ("gfn" in args) == ("gpa" in args):
+        return f"{name} needs either gfn= or gpa="
+    return ""
+
+
+def values(name: str, args: Mapping[str, str]) -> dict[str, Any]:
+    """Return the arguments of a checked line as values."""
+    params = VERBS[name].params
+    return {key: parse(params[key], text) for key, text in args.items()}
+
+
+# -- the guest ---------------------------------------------------------------------------
+
+
+def _access(c: Context, args: Mapping[str, Any], access: str) -> Path[Any]:
+    vcpu = c.machine.vm.vcpus[args.get("vcpu", 0)]
+    gfn = c.gfn(args)
+    if args.get("stay") == "yes":
+        return guest_access(vcpu, gfn, access)
+    accesses = [(access, gfn)]
+    if c.code >= 0:
+        accesses.insert(0, ("exec", c.code))
+    if c.leave == "mmio":
+        accesses.append(("write", LEAVE_GPA >> c.page_shift))
+    return run_guest(vcpu, tuple(accesses), "hlt" if c.leave == "hlt" else "")
+
+
+_GUEST = {"gfn": "?int", "gpa": "?int", "vcpu": "?int", "stay": "?word:yes|no"}
+
+
+@verb("The guest loads from a page, in a KVM_RUN of its own.", **_GUEST)
+def read(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    return _access(c, args, "read")
+
+
+@verb("The guest stores to a page, in a KVM_RUN of its own.", **_GUEST)
+def write(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    return _access(c, args, "write")
+
+
+@verb("The guest fetches code from a page, in a KVM_RUN of its own.", **_GUEST)
+def exec_(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    return _access(c, args, "exec")
+
+
+# -- memslots ------------------------------------------------------------------------------
+
+
+@verb(
+    "KVM_SET_USER_MEMORY_REGION: create, move or reflag a slot. The memory is that of "
+    "a name, from page on; offset moves hva by bytes.",
+    id="int",
+    memory="name",
+    gfn="?int",
+    gpa="?int",
+    page="?int",
+    pages="?int",
+    offset="?int",
+    flags="?flags",
+    as_id="?int",
+)
+def slot(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    start, end = c.pages({k: v for k, v in args.items() if k != "pages"})
+    shift = c.page_shift
+    size = args["pages"] << shift if "pages" in args else end - start
+    gpa = args["gpa"] if "gpa" in args else args.get("gfn", 0) << shift
+    region = Region(
+        args.get("as_id", 0) << 16 | args["id"],
+        args.get("flags", 0),
+        gpa,
+        size,
+        start + args.get("offset", 0),
+    )
+    return set_memory_region(c.machine.vm, region)
+
+
+@verb("Delete a memslot (size 0).", id="int", as_id="?int")
+def slot_delete(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    number = args.get("as_id", 0) << 16 | args["id"]
+    return set_memory_region(c.machine.vm, Region(number, 0, 0, 0, 0))
+
+
+@verb("KVM_GET_DIRTY_LOG; the result is errno and bitmap.", id="int", as_id="?int")
+def dirty_get(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    return get_dirty_log(c.machine.vm, args.get("as_id", 0) << 16 | args["id"])
+
+
+@verb(
+    "KVM_CLEAR_DIRTY_LOG of pages from a multiple of 64 on.",
+    id="int",
+    first="int",
+    pages="int",
+    bits="int",
+)
+def dirty_clear(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    return clear_dirty_log(
+        c.machine.vm, args["id"], args["first"], args["pages"], args["bits"]
+    )
+
+
+@verb("Turn KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 on.", initially_set="?word:yes|no")
+async def manual_protect(c: Context, args: Mapping[str, Any]) -> None:
+    await _set_manual(c, args.get("initially_set") == "yes")
+
+
+@op(name="enable manual protect")
+def _set_manual(c: Context, initially_set: bool) -> None:
+    c.machine.vm.manual_protect = True
+    c.machine.vm.initially_set = initially_set
+
+
+# -- host memory ---------------------------------------------------------------------------
+
+_PAGES = {"memory": "name", "page": "?int", "pages": "?int"}
+
+
+@verb("The host writes a value to pages.", value="?int", **_PAGES)
+def touch(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    start, end = c.pages(args)
+    count = end - start >> c.page_shift
+    content = (args["value"],) * count if "value" in args else tuple(
+        ("touched", page) for page in range(count)
+    )
+    return mmap.touch_pages(c.machine.mm, start, content)
+
+
+@verb("MADV_MERGEABLE, and KSM runs until equal pages are merged.", **_PAGES)
+async def ksm_merge(c: Context, args: Mapping[str, Any]) -> int:
+    start, end = c.pages(args)
+    await _mergeable(c, start, end)
+    merged = await ksm.ksm_scan(c.machine.mm, start, end)
+    return merged
+
+
+@op(name="MADV_MERGEABLE")
+def _mergeable(c: Context, start: int, end: int) -> None:
+    c.machine.mm.change_vmas(start, end, mergeable=True)
+
+
+@verb("MADV_DONTNEED.", **_PAGES)
+def dontneed(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    return mmap.madvise_dontneed(c.machine.mm, *c.pages(args))
+
+
+@verb("mprotect() to read-only or to read and write.", prot="word:r|rw", **_PAGES)
+def mprotect(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    return mmap.mprotect(c.machine.mm, *c.pages(args), write=args["prot"] == "rw")
+
+
+@verb("munmap().", **_PAGES)
+def munmap(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    return mmap.munmap(c.machine.mm, *c.pages(args))
+
+
+@verb("mremap() to the place of another memory, whose mapping is removed.",
+      to="name", **_PAGES)
+async def mremap(c: Context, args: Mapping[str, Any]) -> None:
+    start, end = c.pages(args)
+    there, size = c.memory[args["to"]]
+    await mmap.munmap(c.machine.mm, there, there + size)
+    await mmap.mremap(c.machine.mm, start, end, there)
+
+
+@verb("fork(): share all memory copy-on-write with a child.")
+async def fork(c: Context, args: Mapping[str, Any]) -> None:
+    await mmap.fork(c.machine.mm)
+
+
+@verb("The OOM reaper takes pages with a non-blocking start.", **_PAGES)
+def oom_reap(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    return mmap.oom_reap(c.machine.mm, *c.pages(args))
+
+
+@verb(
+    "Ask whether pages were used.",
+    how="word:clear_flush_young|clear_young|test_young",
+    **_PAGES,
+)
+def age(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    return reclaim.age(c.machine.mm, *c.pages(args), args["how"])
+
+
+@verb("Swap a page out.", memory="name", page="int")
+def swap_out(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    return reclaim.reclaim(c.machine.mm, c.pages(args)[0])
+
+
+@verb("Migrate a page to another frame.", memory="name", page="int")
+def migrate(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    return reclaim.migrate(c.machine.mm, c.pages(args)[0])
+
+
+@verb("khugepaged collapses the pages around one.", memory="name", page="int")
+def collapse(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    return reclaim.collapse(c.machine.mm, c.pages(args)[0])
+
+
+@verb("The host splits the huge mapping around a page.", memory="name", page="int")
+def split_huge(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    return reclaim.split_huge(c.machine.mm, c.pages(args)[0])
+
+
+# -- gfn_to_pfn_cache ------------------------------------------------------------------------
+
+
+def _gpc(c: Context, name: str) -> Gpc:
+    if name not in c.gpcs:
+        c.gpcs[name] = Gpc(c.machine.vm, name)
+        c.machine.gpcs.append(c.gpcs[name])
+        c.machine.world.add(name, c.gpcs[name])
+    return c.gpcs[name]
+
+
+@verb("Activate a gfn_to_pfn_cache for a page.", name="name", gfn="int")
+def gpc_map(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    return gpc_activate(_gpc(c, args["name"]), args["gfn"] << c.page_shift)
+
+
+@verb("Write through a gfn_to_pfn_cache.", name="name")
+def gpc_store(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    return gpc_write(_gpc(c, args["name"]))
+
+
+@verb("Deactivate a gfn_to_pfn_cache.", name="name")
+def gpc_unmap(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    return gpc_deactivate(_gpc(c, args["name"]))
+
+
+# -- ends --------------------------------------------------------------------------------------
+
+
+@verb("The process exits: its memory goes, ->release first.")
+def exit_mm(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    return mmap.exit_mmap(c.machine.mm)
+
+
+@verb("The last file descriptor of the VM is closed.")
+def vm_destroy(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    machine = c.machine
+    return destroy_vm(machine.vm, machine.subscriptions[machine.vm.name])
+
+
+# -- marks -------------------------------------------------------------------------------------
+
+
+@verb("Name what follows.", name="name")
+async def mark(c: Context, args: Mapping[str, Any]) -> None:
+    await _note_mark(c, args["name"])
+
+
+@op(name="mark")
+def _note_mark(c: Context, name: str) -> None:
+    c.machine.world.note("mark", name=name)
+
+
+LOOKED_AT = 4
+"""Entries that a look keeps, as the recordings do."""
+
+
+@verb(
+    "Look at four entries from a gfn on, and at the pages behind them.",
+    name="name",
+    gfn="?int",
+    gpa="?int",
+)
+async def look(c: Context, args: Mapping[str, Any]) -> None:
+    await _look(c, args["name"], c.gfn(args))
+
+
+@op(name="look")
+def _look(c: Context, name: str, first: int) -> None:
+    """Record, for four gfns, the host's page and the entry where the first one is.
+
+    The entries are neighbours in the table that holds the lowest entry of the
+    first gfn, as somebody reads them who looks at the table in memory.
+    """
+    machine = c.machine
+    vm = machine.vm
+    shift = c.page_shift
+    pages = []
+    for gfn in range(first, first + LOOKED_AT):
+        slot = vm.memslots[0].find(gfn)
+        entry = machine.mm.pte(slot.hva(gfn, shift) >> shift) if slot else 0
+        pages.append(entry >> PFN_SHIFT if entry & PRESENT else 0)
+    _entry, level = vm.k.entry.fn(vm, first)
+    where = vm.k.leaf_table.fn(vm, first, level)
+    entries: tuple[int, ...] = ()
+    pa = 0
+    if where is not None:
+        pa, index = where
+        table = vm.tables.live.get(pa)
+        if table is not None:
+            stop = min(index + LOOKED_AT, table.size)
+            entries = tuple(table.get(i) for i in range(index, stop))
+    machine.world.note(
+        "look",
+        name=name,
+        gfn=first,
+        pages=tuple(pages),
+        level=level,
+        table=pa,
+        entries=entries,
+    )

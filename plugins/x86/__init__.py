@@ -1,0 +1,1 @@
+"""x86: KVM with EPT or NPT, direct maps only."""
