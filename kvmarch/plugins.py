@@ -80,6 +80,15 @@ class Plugins:
         except KeyError:
             raise UnknownNameError("architecture", name, sorted(self.loaded)) from None
 
+    def scenario_folders(self) -> tuple[str, ...]:
+        """Return the folders of scenario files that plugins bring."""
+        return tuple(
+            folder
+            for arch in self.loaded.values()
+            if "scenarios" in arch.operations
+            for folder in arch.operations["scenarios"]()
+        )
+
 
 def load(*, trace: bool = False) -> Plugins:
     """Load every plugin that an entry point of the group ``kvmarch`` names.

@@ -1,0 +1,225 @@
+"""The commands. Each parses, makes one call and prints the table it gets."""
+
+__all__ = ["cli"]
+
+from typing import Any
+
+import click
+
+from kvmarch.cli.shared import (
+    Group,
+    choose_options,
+    emit,
+    output_options,
+    settings_of,
+    words,
+)
+
+WELCOME = """\
+kvmarch runs KVM's guest-memory code as a model, on every architecture and release.
+
+Try:
+  kvmarch compare change_pte              is .change_pte() a no-op, where, since when?
+  kvmarch run ksm_cow --arch arm64        one scenario, step by step
+  kvmarch formats x86 0x0600000012345b77  what does this entry say?
+  kvmarch conform                         does the model agree with real kernels?
+
+'kvmarch scenarios' lists what can be run; 'kvmarch COMMAND --help' says how.
+"""
+
+
+@click.group(cls=Group, invoke_without_command=True)
+@click.version_option(package_name="kvmarch", message="kvmarch %(version)s")
+@click.option("--trace-plugins", is_flag=True, help="Print how plugins are loaded.")
+@click.pass_context
+def cli(ctx: click.Context, trace_plugins: bool) -> None:
+    """Compare how KVM manages guest memory, across architectures and releases."""
+    ctx.obj = trace_plugins
+    if ctx.invoked_subcommand is None:
+        click.echo(WELCOME, nl=False)
+
+
+def _plugins() -> Any:
+    from kvmarch.plugins import load
+
+    plugins = load(trace=bool(click.get_current_context().obj))
+    for refused in plugins.refused:
+        click.echo(f"kvmarch: {refused.why}", err=True)
+    return plugins
+
+
+def _choose(
+    arch: tuple[str, ...],
+    kernel: tuple[str, ...],
+    plus: tuple[str, ...],
+    minus: tuple[str, ...],
+    settings: tuple[str, ...],
+) -> Any:
+    from kvmarch.scenarios.compare import Choose
+
+    return Choose(
+        words(arch), words(kernel), words(plus), words(minus), settings_of(settings)
+    )
+
+
+def _scenario(name: str, plugins: Any) -> Any:
+    from kvmarch.scenarios.file import find, load
+
+    return load(find(name, plugins.scenario_folders()))
+
+
+def _print(table: Any, style: str, output: str | None) -> None:
+    from kvmarch.report.render import render
+
+    emit(render(table, style), output, table.status)
+
+
+@cli.command()
+@click.argument("scenario", required=False)
+@choose_options
+@output_options
+def compare(
+    scenario: str | None,
+    arch: tuple[str, ...],
+    kernel: tuple[str, ...],
+    plus: tuple[str, ...],
+    minus: tuple[str, ...],
+    settings: tuple[str, ...],
+    style: str,
+    output: str | None,
+) -> None:
+    """Put a scenario side by side over architectures and releases."""
+    from kvmarch.scenarios import compare as work
+    from kvmarch.scenarios.lists import comparable
+
+    plugins = _plugins()
+    if scenario is None:
+        _print(comparable(plugins), style, output)
+        return
+    choose = _choose(arch, kernel, plus, minus, settings)
+    _print(work.compare(_scenario(scenario, plugins), plugins, choose), style, output)
+
+
+@cli.command()
+@click.argument("scenario")
+@choose_options
+@output_options
+@click.option("--steps", is_flag=True, help="Show every atomic step.")
+@click.option("--bound", type=click.IntRange(1), help="Cut the run after so many steps.")
+def run(
+    scenario: str,
+    arch: tuple[str, ...],
+    kernel: tuple[str, ...],
+    plus: tuple[str, ...],
+    minus: tuple[str, ...],
+    settings: tuple[str, ...],
+    style: str,
+    output: str | None,
+    steps: bool,
+    bound: int | None,
+) -> None:
+    """Run a scenario on one architecture and release, and show what happens."""
+    from kvmarch.scenarios.show import run_table
+
+    plugins = _plugins()
+    choose = _choose(arch, kernel, plus, minus, settings)
+    table = run_table(
+        _scenario(scenario, plugins), plugins, choose, each_step=steps, bound=bound
+    )
+    _print(table, style, output)
+
+
+@cli.command()
+@click.argument("arch")
+@click.argument("value", required=False)
+@click.option("--kernel", "-k", default="", metavar="RELEASE", help="Such as v6.1.")
+@click.option("--level", "-l", type=int, help="The level at which the entry stands.")
+@click.option("--with", "plus", multiple=True, metavar="CHANGE")
+@click.option("--without", "minus", multiple=True, metavar="CHANGE")
+@click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE")
+@output_options
+def formats(
+    arch: str,
+    value: str | None,
+    kernel: str,
+    level: int | None,
+    plus: tuple[str, ...],
+    minus: tuple[str, ...],
+    settings: tuple[str, ...],
+    style: str,
+    output: str | None,
+) -> None:
+    """Show the fields of an architecture's entries, or decode a value."""
+    from kvmarch.scenarios.formats import decode_table, formats_table
+
+    choose = _choose((arch,), (kernel,) if kernel else (), plus, minus, settings)
+    plugins = _plugins()
+    table = (
+        formats_table(plugins, choose, level)
+        if value is None
+        else decode_table(plugins, choose, value, level)
+    )
+    _print(table, style, output)
+
+
+@cli.command()
+@output_options
+def scenarios(style: str, output: str | None) -> None:
+    """List the scenarios."""
+    from kvmarch.scenarios.lists import scenarios_table
+
+    _print(scenarios_table(_plugins()), style, output)
+
+
+@cli.command()
+@click.option("--diff", nargs=2, metavar="A B", help="What differs between releases.")
+@click.option("--arch", "-a", multiple=True, metavar="NAME")
+@output_options
+def kernels(
+    diff: tuple[str, str] | None,
+    arch: tuple[str, ...],
+    style: str,
+    output: str | None,
+) -> None:
+    """List releases and changes, or what differs between two releases."""
+    from kvmarch.scenarios.lists import changes_table, diff_table
+
+    plugins = _plugins()
+    choose = _choose(arch, (), (), (), ())
+    table = (
+        diff_table(plugins, choose, *diff) if diff else changes_table(plugins, choose)
+    )
+    _print(table, style, output)
+
+
+@cli.command()
+@output_options
+def plugins(style: str, output: str | None) -> None:
+    """List the architectures that are installed, and those that were refused."""
+    from kvmarch.scenarios.lists import plugins_table
+
+    _print(plugins_table(_plugins()), style, output)
+
+
+@cli.command()
+@click.argument("recordings", nargs=-1, metavar="[RECORDING]...")
+@click.option("--with", "plus", multiple=True, metavar="CHANGE")
+@click.option("--without", "minus", multiple=True, metavar="CHANGE")
+@click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE")
+@click.option("--verbose", "-v", is_flag=True, help="Show also what agrees.")
+@output_options
+def conform(
+    recordings: tuple[str, ...],
+    plus: tuple[str, ...],
+    minus: tuple[str, ...],
+    settings: tuple[str, ...],
+    verbose: bool,
+    style: str,
+    output: str | None,
+) -> None:
+    """Compare recordings of real kernels with the model; all shipped ones by default."""
+    from kvmarch.recordings.table import conform_table
+
+    choose = _choose((), (), plus, minus, settings)
+    table = conform_table(recordings, _plugins(), choose, everything=verbose)
+    _print(table, style, output)

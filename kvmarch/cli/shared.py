@@ -1,0 +1,148 @@
+"""What the commands share: options, output, errors."""
+
+__all__ = ["Output", "choose_options", "emit", "output_options"]
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from kvmarch.errors import KvmarchError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Group(click.Group):
+    """A group whose commands turn an error into one line and exit status 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a user's error is printed without a traceback."""
+        try:
+            return super().invoke(ctx)
+        except KvmarchError as error:
+            click.echo(f"kvmarch: {error}", err=True)
+            ctx.exit(2)
+        except BrokenPipeError:
+            # The reader has gone; the interpreter must not try to flush to it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+
+
+def output_options(function: F) -> F:
+    """Add --format and --output."""
+    function = click.option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Write to a file instead of standard output.",
+    )(function)
+    return click.option(
+        "--format",
+        "style",
+        type=click.Choice(["text", "markdown", "json", "csv"]),
+        default="text",
+        show_default=True,
+        help="How the result is printed.",
+    )(function)
+
+
+def choose_options(function: F) -> F:
+    """Add --arch, --kernel, --with, --without and --set."""
+    for option in reversed(
+        (
+            click.option(
+                "--arch", "-a", multiple=True, metavar="NAME",
+                help="Architecture; several may be given, also with commas.",
+            ),
+            click.option(
+                "--kernel", "-k", multiple=True, metavar="RELEASE",
+                help="Release such as v6.1; several may be given, also with commas.",
+            ),
+            click.option(
+                "--with", "plus", multiple=True, metavar="CHANGE",
+                help="Add a change to the kernel (see 'kvmarch kernels').",
+            ),
+            click.option(
+                "--without", "minus", multiple=True, metavar="CHANGE",
+                help="Take a change away from the kernel.",
+            ),
+            click.option(
+                "--set", "settings", multiple=True, metavar="OPTION=VALUE",
+                help="Set an option of the machine, for example mmu=tdp.",
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def words(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return options that may be given several times or with commas."""
+    return tuple(word for value in values for word in value.split(",") if word)
+
+
+def settings_of(settings: tuple[str, ...]) -> dict[str, str]:
+    """Return ``--set`` as a mapping.
+
+    :raises KvmarchError: one of them is no ``option=value``.
+    """
+    given: dict[str, str] = {}
+    for text in settings:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise KvmarchError(f"--set {text}: wanted OPTION=VALUE, such as mmu=tdp")
+        given[name] = value
+    return given
+
+
+def emit(text: str, output: str | None, status: int = 0) -> None:
+    """Write a result and end with its status.
+
+    A file is replaced only once the whole text is written beside it.
+
+    :raises KvmarchError: the file cannot be written.
+    """
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write_whole(Path(output), text)
+    if status:
+        click.get_current_context().exit(status)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is never left half written.
+
+    :raises KvmarchError: it cannot be written.
+    """
+    if path.is_dir():
+        raise KvmarchError(f"{path}: is a directory; wanted a file")
+    if path.exists() and not path.is_file():
+        # A device such as /dev/stdout: there is nothing to replace.
+        try:
+            path.write_text(text, "utf-8")
+        except OSError as error:
+            raise KvmarchError(f"{path}: {error.strerror}") from None
+        return
+    temporary = ""
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        mode = path.stat().st_mode & 0o7777 if path.exists() else 0o666 & ~_umask()
+        Path(temporary).chmod(mode)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise KvmarchError(f"{path}: {error.strerror}") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
