@@ -70,6 +70,7 @@ class ArchInfo:
     :param readonly_slots: whether KVM_MEM_READONLY is a valid flag.
     :param address_spaces: memslot address spaces (x86: 2, for SMM).
     :param private_slots: slots that the kernel keeps for itself.
+    :param pfncache: whether gfn_to_pfn_cache is built (HAVE_KVM_PFNCACHE).
     :param parameters: module parameters of recordings that set an option:
         ``{"kvm.tdp_mmu": ("mmu", {"Y": "tdp", "N": "rmap"})}``.
     """
@@ -85,6 +86,7 @@ class ArchInfo:
     readonly_slots: bool = True
     address_spaces: int = 1
     private_slots: int = 0
+    pfncache: bool = False
     parameters: Mapping[str, tuple[str, Mapping[str, Any]]] = field(
         default_factory=dict
     )

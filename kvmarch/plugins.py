@@ -22,6 +22,7 @@ from kvmarch.changes import (
     show_release,
 )
 from kvmarch.errors import KernelError, PluginError, UnknownNameError
+from kvmarch.kernel import gpc
 from kvmarch.kernel.table import CHANGES, CHOICES, FIXED
 
 GROUP = "kvmarch"
@@ -273,6 +274,8 @@ def link(
             f"not {show_release(release)}"
         )
     applied = applied_changes((*CHANGES, *arch.changes), release, plus, minus)
+    if not arch.info.pfncache:
+        applied -= gpc.CHANGES
     own = {choice.name for choice in arch.choices}
     fixed = {**_DEFAULTS, **FIXED, **arch.operations, "arch_info": arch.info}
     choices = [c for c in CHOICES if c.name not in own]

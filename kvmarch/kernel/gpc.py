@@ -5,7 +5,7 @@ its own lock (v6.0), with checks of ``active`` (v6.1), and by host address (v6.9
 is as upstream today.
 """
 
-__all__ = ["CHOICES", "Gpc", "gpc_activate", "gpc_check", "gpc_deactivate"]
+__all__ = ["CHANGES", "CHOICES", "Gpc", "gpc_activate", "gpc_check", "gpc_deactivate"]
 
 from errno import EFAULT, EINVAL
 from typing import Any
@@ -18,6 +18,11 @@ from kvmarch.kernel.vm import Vm
 from kvmarch.machine.locks import Lock, LockClass
 from kvmarch.machine.steps import op
 from kvmarch.machine.world import Part
+
+CHANGES = frozenset(
+    {"gpc", "gpc-refresh-lock", "gpc-active", "gpc-khva-offset", "gpc-hva"}
+)
+"""Changes without effect where gfn_to_pfn_cache is not built."""
 
 REFRESH_LOCK = LockClass("gpc->refresh_lock", rank=45, sleeps=True)
 CACHE_LOCK = LockClass("gpc->lock", rank=74, shared=True)
@@ -321,7 +326,8 @@ async def _resolve_as_introduced(vm: Vm, uhva: int) -> int:
         pfn = await get_user_page(vm.mm, uhva >> vm.page_shift, True)
         if pfn < 0:
             return NO_PFN
-        async with vm.mmu_lock.read():
+        shared = vm.mmu_lock.kind.shared
+        async with vm.mmu_lock.read() if shared else vm.mmu_lock.write():
             retry = await vm.k.gpc_retry(vm, seq, uhva)
     return pfn
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kvmarch.report.table import Column, Table
+from kvmarch.report.table import Table
 
 WIDTH = 100
 """Columns of text output."""
@@ -49,52 +49,61 @@ def _heading(name: str, width: int) -> str:
     return "\n".join(lines)
 
 
-def _fit(
-    columns: tuple[Column, ...], rows: list[dict[str, str]]
-) -> tuple[list[str], list[str]]:
-    """Return the columns that fit into the width, and those that had to be left out."""
-    shown = [column.name for column in columns]
+def _blocks(
+    table: Table, rows: list[dict[str, str]]
+) -> tuple[list[list[str]], list[str]]:
+    """Return the columns in blocks that fit into the width, and what was left out.
+
+    Details are left out first. If the rest is still too wide, it is broken into
+    blocks that all begin with the key columns.
+    """
+    widths: dict[str, int] = {}
+    for name in table.names():
+        body = max((len(row[name]) for row in rows), default=0)
+        lines = _heading(name, body).split("\n")
+        widths[name] = max(body, *map(len, lines)) + 2
+
+    def fits(names: list[str]) -> bool:
+        return sum(widths[name] for name in names) - 2 <= WIDTH
+
+    shown = table.names()
     left: list[str] = []
-    widths = {
-        name: max(
-            [len(row[name]) for row in rows]
-            + [
-                len(line)
-                for line in _heading(
-                    name, max((len(row[name]) for row in rows), default=0)
-                ).split("\n")
-            ]
-        )
-        for name in shown
-    }
-    for column in reversed([c for c in columns if c.detail]):
-        if sum(widths[n] + 2 for n in shown) - 2 <= WIDTH:
-            break
-        shown.remove(column.name)
-        left.insert(0, column.name)
-    return shown, left
+    for column in reversed(table.columns):
+        empty = all(row[column.name] in {"", "-"} for row in rows)
+        if column.detail and (empty or not fits(shown)):
+            shown.remove(column.name)
+            if not empty:
+                left.insert(0, column.name)
+    keys = shown[: table.keys]
+    blocks = [list(keys)]
+    for name in shown[table.keys :]:
+        if len(blocks[-1]) > len(keys) and not fits([*blocks[-1], name]):
+            blocks.append(list(keys))
+        blocks[-1].append(name)
+    return blocks, left
 
 
 def _tabulated(table: Table, style: str) -> str:
     from tabulate import tabulate
 
     rows = _merged(table)
-    shown, left = (table.names(), [])
+    blocks, left = [table.names()], []
     if style != "github":
-        shown, left = _fit(table.columns, rows)
-    body = tabulate(
-        [[row[name] for name in shown] for row in rows],
-        headers=[
-            name if style == "github" else _heading(
-                name, max((len(row[name]) for row in rows), default=0)
-            )
-            for name in shown
-        ],
-        tablefmt=style,
-        disable_numparse=True,
-    )
+        blocks, left = _blocks(table, rows)
     parts = [table.title] if table.title else []
-    if rows:
+    for names in blocks if rows else ():
+        headings = [
+            name
+            if style == "github"
+            else _heading(name, max(len(row[name]) for row in rows))
+            for name in names
+        ]
+        body = tabulate(
+            [[row[name] for name in names] for row in rows],
+            headers=headings,
+            tablefmt=style,
+            disable_numparse=True,
+        )
         parts.append("\n".join(line.rstrip() for line in body.split("\n")))
     notes = list(table.notes)
     if left:

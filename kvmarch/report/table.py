@@ -22,8 +22,11 @@ class Column:
 class Table:
     """What a command returns: one row is a value for each column, by name.
 
+    :param keys: how many of the first columns say what a row is about; they are
+        repeated when a table is broken into blocks.
     :param merge: the column in which neighbouring rows that are otherwise equal are
         drawn together when people read the table.
+    :param failed: expectations that failed: where, at which release, and what.
     :param status: the command's exit status.
     """
 
@@ -32,6 +35,8 @@ class Table:
     rows: list[Mapping[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     merge: str = ""
+    keys: int = 1
+    failed: list[tuple[str, str, str]] = field(default_factory=list)
     status: int = 0
 
     def names(self) -> list[str]:

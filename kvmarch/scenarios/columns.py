@@ -15,7 +15,7 @@ from kvmarch.machine.world import Event
 from kvmarch.scenarios import properties
 from kvmarch.scenarios.file import Column
 from kvmarch.scenarios.play import Played
-from kvmarch.scenarios.verbs import LEAVE_GPA, Context
+from kvmarch.scenarios.verbs import LEAVE_GPA, VERBS, Context
 
 
 class Seen:
@@ -204,16 +204,22 @@ def count(seen: Seen, args: Mapping[str, Any]) -> int:
 
 @show("after", "nth")
 def result(seen: Seen, args: Mapping[str, Any]) -> Any:
-    """Show what a call returned; errors by name."""
-    values = [e.data["value"] for e in seen.after(args) if e.name == "result"]
+    """Show what a call returned; errors by name, bitmaps as hexadecimal."""
+    verb = ""
+    values = []
+    for event in seen.after(args):
+        if event.name == "step":
+            verb = event.data["text"].split()[0]
+        elif event.name == "result":
+            values.append((verb, event.data["value"]))
     nth = args.get("nth", 0)
     if nth >= len(values):
         return ""
-    value = values[nth]
+    verb, value = values[nth]
     if isinstance(value, tuple):
-        value, extra = value
-        return errorcode[value] if value else f"{extra:#x}"
-    if type(value) is int and value in errorcode:
+        errno, bits = value
+        return errorcode[errno] if errno else f"{bits:#x}"
+    if VERBS[verb].returns_errno and value:
         return errorcode[value]
     return value if isinstance(value, int | str) else str(value)
 
@@ -235,6 +241,13 @@ def data(seen: Seen, args: Mapping[str, Any]) -> Any:
         if event.name == args["event"]:
             value = event.data.get(args["field"], "")
     return f"{value:#x}" if type(value) is int and value > 9 else value
+
+
+@show()
+def tables(seen: Seen, args: Mapping[str, Any]) -> int:
+    """Show how many table pages are left at the end."""
+    pool = seen.played.machine.vm.tables
+    return len(pool.live) + len(pool.retired)
 
 
 @show("of")

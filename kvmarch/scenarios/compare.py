@@ -134,13 +134,23 @@ def compare(scenario: Scenario, plugins: Plugins, choose: Choose) -> Table:
             TableColumn("note", detail=True),
         ),
         merge="kernel",
+        keys=3,
     )
     for arch in choose.architectures(plugins):
         for release in choose.releases():
             table.rows.append(_row(scenario, arch, release, choose, plugins, names, table))
-    if table.status:
-        table.notes.append("an expectation failed")
+    _sum_up(table)
     return table
+
+
+def _sum_up(table: Table) -> None:
+    """Draw failed expectations of neighbouring releases together."""
+    runs: dict[tuple[str, str], list[str]] = {}
+    for where, release, what in table.failed:
+        runs.setdefault((where, what), []).append(release)
+    for (where, what), releases in runs.items():
+        span = releases[0] if len(releases) == 1 else f"{releases[0]}..{releases[-1]}"
+        table.notes.append(f"FAILED {where} {span}: {what}")
 
 
 def _row(
@@ -177,11 +187,9 @@ def _row(
             for name, value in expect.values.items():
                 if row[name] != value:
                     table.status = 1
-                    table.notes.append(
-                        f"{arch.name} {show_release(release)}: {name} is "
-                        f"{row[name]!r}, expected {value!r}"
-                        + (f" ({expect.because})" if expect.because else "")
-                    )
+                    why = f" ({expect.because})" if expect.because else ""
+                    what = f"{name} is {row[name]!r}, expected {value!r}{why}"
+                    table.failed.append((arch.name, show_release(release), what))
     return row
 
 

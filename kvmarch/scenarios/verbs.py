@@ -77,6 +77,11 @@ class Verb:
     doc: str
     make: Make
 
+    @property
+    def returns_errno(self) -> bool:
+        """Return whether the result is 0 or an errno."""
+        return self.name.startswith(("slot", "dirty", "gpc"))
+
 
 VERBS: dict[str, Verb] = {}
 

@@ -63,6 +63,7 @@ def kvmarch_arch():
         first=(3, 16),
         options={"page_size": Option((4096,), "bytes of a page")},
         pmd_order=MappingProxyType({4096: 9}),
+        pfncache=True,
     )
 
 
@@ -107,6 +108,8 @@ def kvmarch_handle_request(vcpu, request):
 
 
 def _leaf_table(vm, gfn, *, make=False):
+    if vm.arch.root is None:
+        return None
     root = vm.tables.at(vm.arch.root)
     entry = root.get(gfn >> 9 & 511)
     if not entry:
@@ -272,3 +275,15 @@ async def kvmarch_flush_shadow_all(vm):
         owed = await _zap(vm, 0, 1 << 18)
         if owed is not None:
             await kvm_flush_remote_tlbs(vm)
+
+
+@op
+def _free_tables(vm):
+    for table in list(vm.tables.live.values()):
+        vm.tables.free(table)
+    vm.arch.root = None
+
+
+@hookimpl
+async def kvmarch_destroy_vm(vm):
+    await _free_tables(vm)
