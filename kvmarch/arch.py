@@ -79,7 +79,9 @@ class ArchInfo:
     title: str
     first: Release
     options: Mapping[str, Option]
-    defaults: Mapping[str, tuple[tuple[Release, Any], ...]] = field(default_factory=dict)
+    defaults: Mapping[str, tuple[tuple[Release, Any], ...]] = field(
+        default_factory=dict
+    )
     pmd_order: Mapping[int, int] = field(default_factory=lambda: {4096: 9})
     leaves_by: Literal["hlt", "mmio"] = "mmio"
     recorded_as: tuple[str, ...] = ()
@@ -134,9 +136,7 @@ def _find(text: str, values: tuple[Any, ...]) -> Any:
     number: int | None = None
     if text[:1].isdigit():
         try:
-            number = (
-                int(text[:-1]) * 1024 if text[-1] in "kK" else int(text, 0)
-            )
+            number = int(text[:-1]) * 1024 if text[-1] in "kK" else int(text, 0)
         except ValueError:
             number = None
     for value in values:

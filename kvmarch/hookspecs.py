@@ -56,7 +56,7 @@ hookimpl = pluggy.HookimplMarker("kvmarch")
 
 
 @hookspec
-def kvmarch_arch() -> ArchInfo:  # type: ignore[empty-body]
+def kvmarch_arch() -> ArchInfo:
     """Return what is true of the architecture in every release.
 
     :returns: name, title, options such as ``mmu``, page sizes, first release; see
@@ -65,7 +65,7 @@ def kvmarch_arch() -> ArchInfo:  # type: ignore[empty-body]
 
 
 @hookspec
-def kvmarch_changes() -> Sequence[Change]:  # type: ignore[empty-body]
+def kvmarch_changes() -> Sequence[Change]:
     """Return the changes that this architecture adds to the table of changes.
 
     :returns: rows whose ``arch`` is this architecture's name. Changes of the
@@ -74,7 +74,7 @@ def kvmarch_changes() -> Sequence[Change]:  # type: ignore[empty-body]
 
 
 @hookspec
-def kvmarch_choices() -> Sequence[Choice]:  # type: ignore[empty-body]
+def kvmarch_choices() -> Sequence[Choice]:
     """Return the operations and values that depend on changes.
 
     A choice that has an operation's name is that operation. Others are found by
@@ -83,7 +83,7 @@ def kvmarch_choices() -> Sequence[Choice]:  # type: ignore[empty-body]
 
 
 @hookspec
-def kvmarch_formats(k: Kernel, options: Mapping[str, Any]) -> Iterable[EntryKind]:  # type: ignore[empty-body]
+def kvmarch_formats(k: Kernel, options: Mapping[str, Any]) -> Iterable[EntryKind]:
     """Return every kind of entry that this kernel writes.
 
     :param k: the assembled kernel; its choices pick among formats.
@@ -95,7 +95,7 @@ def kvmarch_formats(k: Kernel, options: Mapping[str, Any]) -> Iterable[EntryKind
 @hookspec
 def kvmarch_decode(
     k: Kernel, options: Mapping[str, Any], entry: int, level: int
-) -> tuple[str, Mapping[str, int]]:  # type: ignore[empty-body]
+) -> tuple[str, Mapping[str, int]]:
     """Return what an entry is.
 
     :param entry: the value, as the CPU sees it.
@@ -119,7 +119,7 @@ def kvmarch_entry_pfn(
 @hookspec
 def kvmarch_entry_repoint(
     k: Kernel, options: Mapping[str, Any], entry: int, level: int, pfn: int
-) -> int:  # type: ignore[empty-body]
+) -> int:
     """Return the entry as it would be for another host page.
 
     :param entry: one for which :func:`kvmarch_entry_pfn` returns a page.
@@ -132,7 +132,7 @@ def kvmarch_entry_repoint(
 
 
 @hookspec
-def kvmarch_vm_create(vm: Vm) -> Any:  # type: ignore[empty-body]
+def kvmarch_vm_create(vm: Vm) -> Any:
     """Make what the architecture keeps per VM, at VM creation.
 
     :Kernel: kvm_arch_init_vm(), kvm_init_stage2_mmu(), kvm_mmu_init_vm().
@@ -142,7 +142,7 @@ def kvmarch_vm_create(vm: Vm) -> Any:  # type: ignore[empty-body]
 
 
 @hookspec
-def kvmarch_vcpu_create(vcpu: Vcpu) -> Any:  # type: ignore[empty-body]
+def kvmarch_vcpu_create(vcpu: Vcpu) -> Any:
     """Make what the architecture keeps per vCPU, at vCPU creation.
 
     :Kernel: kvm_arch_vcpu_create().
@@ -151,7 +151,7 @@ def kvmarch_vcpu_create(vcpu: Vcpu) -> Any:  # type: ignore[empty-body]
 
 
 @hookspec
-def kvmarch_vcpu_load(vcpu: Vcpu) -> None:  # type: ignore[empty-body]
+def kvmarch_vcpu_load(vcpu: Vcpu) -> None:
     """Prepare the guest's translation on the way into the guest.
 
     Called with requests handled and interrupts off, in the step that enters the
@@ -162,7 +162,7 @@ def kvmarch_vcpu_load(vcpu: Vcpu) -> None:  # type: ignore[empty-body]
 
 
 @hookspec
-def kvmarch_tlb_tag(vcpu: Vcpu) -> Any:  # type: ignore[empty-body]
+def kvmarch_tlb_tag(vcpu: Vcpu) -> Any:
     """Return the tag under which this vCPU's translations are cached.
 
     VMID, LPID, GuestID, ASID and the like; translations of another tag are not
@@ -171,7 +171,7 @@ def kvmarch_tlb_tag(vcpu: Vcpu) -> Any:  # type: ignore[empty-body]
 
 
 @hookspec
-def kvmarch_handle_request(vcpu: Vcpu, request: str) -> None:  # type: ignore[empty-body]
+def kvmarch_handle_request(vcpu: Vcpu, request: str) -> None:
     """Act on one vCPU request on the way into the guest.
 
     :Kernel: vcpu_enter_guest() and its likes; KVM_REQ_TLB_FLUSH is ``tlb_flush``.
@@ -180,9 +180,7 @@ def kvmarch_handle_request(vcpu: Vcpu, request: str) -> None:  # type: ignore[em
 
 
 @hookspec
-def kvmarch_translate(
-    vcpu: Vcpu, gfn: int, access: str
-) -> Translation | str:  # type: ignore[empty-body]
+def kvmarch_translate(vcpu: Vcpu, gfn: int, access: str) -> Translation | str:
     """Walk the tables as hardware (or the TLB refill handler) does.
 
     Sets accessed and dirty bits where hardware does. One atomic step.
@@ -197,7 +195,7 @@ def kvmarch_translate(
 @hookspec
 def kvmarch_page_fault(
     vcpu: Vcpu, gfn: int, access: str, why: str
-) -> Path[FaultResult]:  # type: ignore[empty-body]
+) -> Path[FaultResult]:
     """Handle a guest's fault, from exit decoding to the mapped page.
 
     Always a coroutine. The vCPU is a reader of kvm->srcu. Snapshot of the sequence
@@ -214,7 +212,7 @@ def kvmarch_page_fault(
 @hookspec
 def kvmarch_unmap_gfn_range(
     vm: Vm, slot: Memslot, start: int, end: int, may_block: bool
-) -> Flush | None:  # type: ignore[empty-body]
+) -> Flush | None:
     """Clear every entry for ``start`` to ``end`` (gfn, end exclusive).
 
     :Kernel: kvm_unmap_gfn_range(), from v5.13; the per-hva walk of each
@@ -227,7 +225,7 @@ def kvmarch_unmap_gfn_range(
 
 
 @hookspec
-def kvmarch_flush_remote_tlbs(vm: Vm, start: int, end: int) -> None:  # type: ignore[empty-body]
+def kvmarch_flush_remote_tlbs(vm: Vm, start: int, end: int) -> None:
     """Make every vCPU forget ``start`` to ``end`` (gfn, end exclusive).
 
     The generic kvm_flush_remote_tlbs() asks for all gfns. Whatever this does
@@ -238,7 +236,7 @@ def kvmarch_flush_remote_tlbs(vm: Vm, start: int, end: int) -> None:  # type: ig
 
 
 @hookspec
-def kvmarch_entry(vm: Vm, gfn: int) -> tuple[int, int]:  # type: ignore[empty-body]
+def kvmarch_entry(vm: Vm, gfn: int) -> tuple[int, int]:
     """Return the lowest entry that there is for a gfn, and its level.
 
     Looks only; used by traces and comparisons, never by a path.
@@ -248,7 +246,7 @@ def kvmarch_entry(vm: Vm, gfn: int) -> tuple[int, int]:  # type: ignore[empty-bo
 
 
 @hookspec
-def kvmarch_leaf_table(vm: Vm, gfn: int, level: int) -> tuple[int, int] | None:  # type: ignore[empty-body]
+def kvmarch_leaf_table(vm: Vm, gfn: int, level: int) -> tuple[int, int] | None:
     """Return where the entry of a gfn at a level is.
 
     :returns: physical address in bytes of the table in ``vm.tables``, and the
@@ -262,7 +260,7 @@ def kvmarch_leaf_table(vm: Vm, gfn: int, level: int) -> tuple[int, int] | None: 
 
 
 @hookspec
-def kvmarch_set_spte_gfn(vm: Vm, slot: Memslot, gfn: int, pte: int) -> Flush | None:  # type: ignore[empty-body]
+def kvmarch_set_spte_gfn(vm: Vm, slot: Memslot, gfn: int, pte: int) -> Flush | None:
     """Follow a host PTE that is about to change to another page.
 
     :Kernel: kvm_set_spte_gfn(), v5.13 to v6.9; kvm_set_spte_hva() before.
@@ -273,7 +271,7 @@ def kvmarch_set_spte_gfn(vm: Vm, slot: Memslot, gfn: int, pte: int) -> Flush | N
 
 
 @hookspec
-def kvmarch_age_gfn(vm: Vm, slot: Memslot, start: int, end: int) -> bool:  # type: ignore[empty-body]
+def kvmarch_age_gfn(vm: Vm, slot: Memslot, start: int, end: int) -> bool:
     """Mark every entry in the range old; return whether one was young.
 
     :Kernel: kvm_age_gfn(), kvm_age_hva() before v5.13.
@@ -282,7 +280,7 @@ def kvmarch_age_gfn(vm: Vm, slot: Memslot, start: int, end: int) -> bool:  # typ
 
 
 @hookspec
-def kvmarch_test_age_gfn(vm: Vm, slot: Memslot, start: int, end: int) -> bool:  # type: ignore[empty-body]
+def kvmarch_test_age_gfn(vm: Vm, slot: Memslot, start: int, end: int) -> bool:
     """Return whether an entry in the range is young; change nothing.
 
     :Kernel: kvm_test_age_gfn(), kvm_test_age_hva() before v5.13.
@@ -298,7 +296,7 @@ def kvmarch_test_age_gfn(vm: Vm, slot: Memslot, start: int, end: int) -> bool:  
 @hookspec
 def kvmarch_prepare_memory_region(
     vm: Vm, old: Memslot | None, new: Memslot | None, change: str
-) -> int:  # type: ignore[empty-body]
+) -> int:
     """Check and prepare a memslot change, before it is visible.
 
     :Kernel: kvm_arch_prepare_memory_region().
@@ -311,7 +309,7 @@ def kvmarch_prepare_memory_region(
 @hookspec
 def kvmarch_commit_memory_region(
     vm: Vm, old: Memslot | None, new: Memslot | None, change: str
-) -> Path[None]:  # type: ignore[empty-body]
+) -> Path[None]:
     """Finish a memslot change: write-protect, flush, free. A coroutine.
 
     :Kernel: kvm_arch_commit_memory_region(). Takes mmu_lock itself.
@@ -320,7 +318,7 @@ def kvmarch_commit_memory_region(
 
 
 @hookspec
-def kvmarch_flush_shadow_memslot(vm: Vm, slot: Memslot) -> Path[None]:  # type: ignore[empty-body]
+def kvmarch_flush_shadow_memslot(vm: Vm, slot: Memslot) -> Path[None]:
     """Remove every entry of a slot that is INVALID by now. A coroutine.
 
     :Kernel: kvm_arch_flush_shadow_memslot(). Takes mmu_lock itself.
@@ -329,7 +327,7 @@ def kvmarch_flush_shadow_memslot(vm: Vm, slot: Memslot) -> Path[None]:  # type: 
 
 
 @hookspec
-def kvmarch_memslots_updated(vm: Vm, generation: int) -> Path[None]:  # type: ignore[empty-body]
+def kvmarch_memslots_updated(vm: Vm, generation: int) -> Path[None]:
     """Hear of a new memslot generation before it becomes current. A coroutine.
 
     :Kernel: kvm_arch_memslots_updated().
@@ -340,7 +338,7 @@ def kvmarch_memslots_updated(vm: Vm, generation: int) -> Path[None]:  # type: ig
 @hookspec
 def kvmarch_dirty_log_masked(
     vm: Vm, slot: Memslot, gfn: int, mask: int
-) -> Flush | None:  # type: ignore[empty-body]
+) -> Flush | None:
     """Make the next write to chosen pages visible again.
 
     :Kernel: kvm_arch_mmu_enable_log_dirty_pt_masked().
@@ -352,7 +350,7 @@ def kvmarch_dirty_log_masked(
 
 
 @hookspec
-def kvmarch_sync_dirty_log(vm: Vm, slot: Memslot) -> Path[None]:  # type: ignore[empty-body]
+def kvmarch_sync_dirty_log(vm: Vm, slot: Memslot) -> Path[None]:
     """Bring what hardware knows into the slot's dirty bitmap. A coroutine.
 
     :Kernel: kvm_arch_sync_dirty_log(); on ppc the harvest of C bits that replaces
@@ -367,7 +365,7 @@ def kvmarch_sync_dirty_log(vm: Vm, slot: Memslot) -> Path[None]:  # type: ignore
 
 
 @hookspec
-def kvmarch_flush_shadow_all(vm: Vm) -> Path[None]:  # type: ignore[empty-body]
+def kvmarch_flush_shadow_all(vm: Vm) -> Path[None]:
     """Drop all entries, at release of the mm or of the VM. A coroutine.
 
     May run twice and at once with other callbacks. The locks are the
@@ -379,7 +377,7 @@ def kvmarch_flush_shadow_all(vm: Vm) -> Path[None]:  # type: ignore[empty-body]
 
 
 @hookspec
-def kvmarch_destroy_vm(vm: Vm) -> Path[None]:  # type: ignore[empty-body]
+def kvmarch_destroy_vm(vm: Vm) -> Path[None]:
     """Free what is left when nobody uses the VM any more. A coroutine.
 
     :Kernel: kvm_arch_destroy_vm().
@@ -392,12 +390,12 @@ def kvmarch_destroy_vm(vm: Vm) -> Path[None]:  # type: ignore[empty-body]
 
 
 @hookspec
-def kvmarch_properties() -> Sequence[Property]:  # type: ignore[empty-body]
+def kvmarch_properties() -> Sequence[Property]:
     """Return properties that are checked on this architecture besides the core's."""
 
 
 @hookspec
-def kvmarch_scenarios() -> Sequence[str]:  # type: ignore[empty-body]
+def kvmarch_scenarios() -> Sequence[str]:
     """Return folders, as paths, that hold scenario files of the plugin's own."""
 
 

@@ -1,6 +1,6 @@
 """Find, load, check and link architectures."""
 
-__all__ = ["Loaded", "Refused", "load", "link"]
+__all__ = ["Loaded", "Plugins", "Refused", "check", "link", "load"]
 
 import importlib.metadata
 import sys
@@ -106,17 +106,19 @@ def load(*, trace: bool = False) -> Plugins:
         name = dist.name if dist is not None else "?"
         version = dist.version if dist is not None else "?"
         taken = next((a for a in loaded if a.name == point.name), None)
+        if taken is not None:
+            why = (
+                f"plugin {point.name} of {name}: the name is taken by "
+                f"{taken.distribution}"
+            )
+            refused.append(Refused(point.name, name, why))
+            continue
         try:
-            if taken is not None:
-                raise PluginError(
-                    f"plugin {point.name} of {name}: the name is taken by "
-                    f"{taken.distribution}"
-                )
             loaded.append(check(point.name, _import(point), name, version))
         except PluginError as error:
             refused.append(Refused(point.name, name, str(error)))
         if trace:
-            print(f"plugin {point.name}: {point.value}", file=sys.stderr)
+            sys.stderr.write(f"plugin {point.name}: {point.value} of {name}\n")
     return Plugins(loaded, refused)
 
 
@@ -155,7 +157,8 @@ def check(name: str, module: Any, distribution: str, version: str) -> Loaded:
     info = _ask(name, hooks, "arch", ArchInfo)
     if info.name != name:
         raise PluginError(
-            f"plugin {name}: kvmarch_arch() says {info.name!r}, the entry point {name!r}"
+            f"plugin {name}: hook {PREFIX}arch says {info.name!r}, the entry point "
+            f"{name!r}"
         )
     changes = _ask_rows(name, hooks, "changes", Change)
     choices = _ask_rows(name, hooks, "choices", Choice)

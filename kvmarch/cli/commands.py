@@ -105,7 +105,9 @@ def compare(
 @choose_options
 @output_options
 @click.option("--steps", is_flag=True, help="Show every atomic step.")
-@click.option("--bound", type=click.IntRange(1), help="Cut the run after so many steps.")
+@click.option(
+    "--bound", type=click.IntRange(1), help="Cut the run after so many steps."
+)
 def run(
     scenario: str,
     arch: tuple[str, ...],
@@ -217,7 +219,7 @@ def conform(
     style: str,
     output: str | None,
 ) -> None:
-    """Compare recordings of real kernels with the model; all shipped ones by default."""
+    """Compare recordings of real kernels with the model; by default all shipped."""
     from kvmarch.recordings.table import conform_table
 
     choose = _choose((), (), plus, minus, settings)

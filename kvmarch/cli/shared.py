@@ -1,6 +1,14 @@
 """What the commands share: options, output, errors."""
 
-__all__ = ["Output", "choose_options", "emit", "output_options"]
+__all__ = [
+    "Group",
+    "choose_options",
+    "emit",
+    "output_options",
+    "settings_of",
+    "words",
+    "write_whole",
+]
 
 import os
 import sys
@@ -55,23 +63,38 @@ def choose_options(function: F) -> F:
     for option in reversed(
         (
             click.option(
-                "--arch", "-a", multiple=True, metavar="NAME",
+                "--arch",
+                "-a",
+                multiple=True,
+                metavar="NAME",
                 help="Architecture; several may be given, also with commas.",
             ),
             click.option(
-                "--kernel", "-k", multiple=True, metavar="RELEASE",
+                "--kernel",
+                "-k",
+                multiple=True,
+                metavar="RELEASE",
                 help="Release such as v6.1; several may be given, also with commas.",
             ),
             click.option(
-                "--with", "plus", multiple=True, metavar="CHANGE",
+                "--with",
+                "plus",
+                multiple=True,
+                metavar="CHANGE",
                 help="Add a change to the kernel (see 'kvmarch kernels').",
             ),
             click.option(
-                "--without", "minus", multiple=True, metavar="CHANGE",
+                "--without",
+                "minus",
+                multiple=True,
+                metavar="CHANGE",
                 help="Take a change away from the kernel.",
             ),
             click.option(
-                "--set", "settings", multiple=True, metavar="OPTION=VALUE",
+                "--set",
+                "settings",
+                multiple=True,
+                metavar="OPTION=VALUE",
                 help="Set an option of the machine, for example mmu=tdp.",
             ),
         )

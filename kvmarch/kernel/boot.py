@@ -3,10 +3,9 @@
 __all__ = ["Machine", "boot", "destroy_vm"]
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvmarch.changes import Kernel
-from kvmarch.kernel.gpc import Gpc
 from kvmarch.kernel.mmu_notifier import (
     Subscription,
     mmu_notifier_register,
@@ -17,6 +16,9 @@ from kvmarch.machine.host import HostMemory, Mm
 from kvmarch.machine.run import run_path
 from kvmarch.machine.steps import op
 from kvmarch.machine.world import World
+
+if TYPE_CHECKING:
+    from kvmarch.kernel.gpc import Gpc
 
 
 class Machine:

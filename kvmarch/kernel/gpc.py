@@ -8,7 +8,6 @@ is as upstream today.
 __all__ = ["CHANGES", "CHOICES", "Gpc", "gpc_activate", "gpc_check", "gpc_deactivate"]
 
 from errno import EFAULT, EINVAL
-from typing import Any
 
 from kvmarch.changes import Choice
 from kvmarch.kernel.gup import get_user_page
@@ -68,7 +67,7 @@ class Gpc(Part):
         return f"Gpc({self.name})"
 
 
-# -- the notifier's side --------------------------------------------------------------
+# -- the notifier's side -----------------------------------------------------------
 
 gpc_invalidate_start = Choice(
     "gpc_invalidate_start", "what invalidate_range_start does to GPCs"
@@ -124,7 +123,7 @@ async def _read_lock_first(vm: Vm, start: int, end: int) -> None:
                     await _invalidate(gpc, start, end)
 
 
-# -- check ------------------------------------------------------------------------------
+# -- check -------------------------------------------------------------------------
 
 gpc_requires_active = Choice(
     "gpc_requires_active", "whether an inactive cache is refused"
@@ -153,7 +152,7 @@ def gpc_check(gpc: Gpc, length: int) -> bool:
     return gpc.uhva >= 0 and offset % page + length <= page and bool(gpc.valid)
 
 
-# -- refresh ------------------------------------------------------------------------------
+# -- refresh -----------------------------------------------------------------------
 
 gpc_refresh = Choice("gpc_refresh", "how a cache is filled again")
 gpc_fixes_offset = Choice(
@@ -185,8 +184,8 @@ def _look_up(gpc: Gpc, gpa: int) -> int:
 
 
 @op(name="gpc state")
-def _state(gpc: Gpc) -> tuple[int, int, int, int, int]:
-    return gpc.active, gpc.valid, gpc.uhva, gpc.pfn, gpc.khva
+def _state(gpc: Gpc) -> tuple[int, int, int, int]:
+    return gpc.active, gpc.valid, gpc.uhva, gpc.pfn
 
 
 @op(name="store mapping")
@@ -255,14 +254,14 @@ async def _refresh(gpc: Gpc, gpa: int, uhva: int) -> int:
     vm = gpc.vm
     async with gpc.refresh_lock.write():
         await gpc.lock.take_write()
-        active, valid, old_uhva, pfn, khva = await _state(gpc)
+        active, _valid, old_uhva, _pfn = await _state(gpc)
         if vm.k.gpc_requires_active and not active:
             await gpc.lock.drop_write()
             return EINVAL
         if gpa < 0:
             await _set_uhva(gpc, uhva)
         errno = await _look_up(gpc, gpa)
-        active, valid, uhva, pfn, khva = await _state(gpc)
+        _active, valid, uhva, pfn = await _state(gpc)
         moved = old_uhva >> vm.page_shift != uhva >> vm.page_shift
         if not errno:
             if not valid or moved:
@@ -289,9 +288,9 @@ async def _refresh_as_introduced(gpc: Gpc, gpa: int, uhva: int) -> int:
     """
     vm = gpc.vm
     await gpc.lock.take_write()
-    _active, valid, old_uhva, old_pfn, khva = await _state(gpc)
+    _active, valid, old_uhva, old_pfn = await _state(gpc)
     errno = await _look_up(gpc, gpa)
-    _active, _valid, uhva, _pfn, _khva_ = await _state(gpc)
+    _active, _valid, uhva, _pfn = await _state(gpc)
     moved = old_uhva >> vm.page_shift != uhva >> vm.page_shift
     if errno:
         await _store(gpc, 0, NO_PFN, -1)
@@ -358,7 +357,7 @@ async def _refresh_absent(gpc: Gpc, gpa: int, uhva: int) -> int:
     return EINVAL
 
 
-# -- activate and deactivate ---------------------------------------------------------------
+# -- activate and deactivate -------------------------------------------------------
 
 
 @op(name="list_add(gpc)")
@@ -456,5 +455,3 @@ CHOICES: tuple[Choice, ...] = (
     gpc_fixes_offset,
     gpc_retry,
 )
-
-

@@ -202,7 +202,7 @@ async def handle_mm_fault(mm: Mm, vpn: int, write: bool) -> bool:
     :Kernel: handle_mm_fault().
     :Locking: mmap_lock for read.
     """
-    how = await _fault_in_place(mm, vpn, write)
+    how: str = await _fault_in_place(mm, vpn, write)
     if how == "cow":
         await wp_page_copy(mm, vpn)
     return how != "error"
@@ -272,5 +272,3 @@ def host_mapping(vm: Vm, slot: Memslot, gfn: int) -> tuple[int, int]:
     """
     vpn = slot.hva(gfn, vm.page_shift) >> vm.page_shift
     return vm.mm.pte(vpn), vm.mm.level_pages(vpn)
-
-

@@ -38,13 +38,11 @@ class Region:
     userspace_addr: int
 
 
-# -- checks, in order (generic facts 2.9) ---------------------------------------------
+# -- checks, in order (generic facts 2.9) ------------------------------------------
 
 user_mem_slots = Choice("user_mem_slots", "how many memslots user space has")
 user_mem_slots.add(lambda vm: vm.k.user_slots_before)
-user_mem_slots.add(
-    lambda vm: 32767 - vm.k.arch_info.private_slots, "memslots-32767"
-)
+user_mem_slots.add(lambda vm: 32767 - vm.k.arch_info.private_slots, "memslots-32767")
 slot_numbers = Choice("slot_numbers", "how many slot numbers there are in all")
 slot_numbers.add(lambda vm: vm.k.user_slots_before + vm.k.arch_info.private_slots)
 slot_numbers.add(lambda vm: 32767, "memslots-32767")
@@ -52,7 +50,7 @@ slot_numbers.add(lambda vm: 32767, "memslots-32767")
 
 @op(name="check slot number")
 def _slot_in_range(vm: Vm, region: Region) -> bool:
-    return region.slot & 0xFFFF < vm.k.user_mem_slots.fn(vm)
+    return region.slot & 0xFFFF < int(vm.k.user_mem_slots.fn(vm))
 
 
 def check_region(vm: Vm, region: Region) -> int:
@@ -107,9 +105,7 @@ def plan_change(vm: Vm, region: Region) -> tuple[str, int, Memslot | None, Any]:
         return ("delete", 0, old, None) if old else ("", EINVAL, None, None)
     if npages > MAX_PAGES:
         return "", EINVAL, old, None
-    new = Memslot(
-        as_id, slot_id, base_gfn, npages, region.userspace_addr, region.flags
-    )
+    new = Memslot(as_id, slot_id, base_gfn, npages, region.userspace_addr, region.flags)
     if old is None:
         change = "create"
     else:
@@ -141,7 +137,7 @@ def _plan(vm: Vm, region: Region) -> tuple[str, int, Memslot | None, Any]:
     return plan_change(vm, region)
 
 
-# -- generations (generic facts 2.10) ---------------------------------------------------
+# -- generations (generic facts 2.10) ----------------------------------------------
 
 first_generation = Choice(
     "first_generation", "the generation of an address space of a new VM"
@@ -175,9 +171,7 @@ final_generation.add(
 first_generation.add(
     lambda as_id: as_id, "generation-twice", "generation-per-as", "generation-bit-63"
 )
-update_generation.add(
-    lambda vm, g: (g, True), "generation-twice", "generation-bit-63"
-)
+update_generation.add(lambda vm, g: (g, True), "generation-twice", "generation-bit-63")
 final_generation.add(
     lambda vm, g: g + len(vm.memslots),
     "generation-twice",
@@ -193,7 +187,7 @@ def _now(vm: Vm, as_id: int) -> int:
     return memslots.generation | memslots.in_progress << 63
 
 
-# -- publishing a set ---------------------------------------------------------------------
+# -- publishing a set --------------------------------------------------------------
 
 wait_for_notifiers = Choice(
     "wait_for_notifiers", "what publishing a set waits for besides its locks"
@@ -290,7 +284,7 @@ async def swap_memslots(
     await vm.k.updated_before_store(vm, as_id, generation)
 
 
-# -- the four kinds of change (generic facts 2.8) ------------------------------------------
+# -- the four kinds of change (generic facts 2.8) ----------------------------------
 
 has_slots_arch_lock = Choice("has_slots_arch_lock", "whether slots_arch_lock exists")
 has_slots_arch_lock.add(False)

@@ -140,7 +140,9 @@ def gfn_to_memslot(vm: "Vm", gfn: int, as_id: int = 0) -> Memslot | None:
     return vm.memslots[as_id].find(gfn)
 
 
-def in_hva_range(vm: "Vm", start: int, end: int) -> tuple[tuple[Memslot, int, int], ...]:
+def in_hva_range(
+    vm: "Vm", start: int, end: int
+) -> tuple[tuple[Memslot, int, int], ...]:
     """Return slot, first gfn and end gfn of each slot that a range of hvas meets.
 
     INVALID slots are included. The last gfn is rounded up to a whole page, so that

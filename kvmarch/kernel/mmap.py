@@ -45,7 +45,7 @@ def zap_ptes(mm: Mm, start: int, end: int) -> tuple[int, ...]:
     """
     host = mm.host
     freed: list[int] = []
-    for vpn, entry, pages in list(mm.mapped(start, end)):
+    for vpn, _entry, pages in list(mm.mapped(start, end)):
         if pages > 1:
             split_pmd(mm, vpn)
     for vpn, entry, _pages in list(mm.mapped(start, end)):
@@ -136,7 +136,9 @@ def _first_mapped(mm: Mm, start: int, end: int) -> int:
 def _protect_ptes(mm: Mm, start: int, end: int, write: bool, executable: bool) -> None:
     for vpn, _entry, pages in list(mm.mapped(start, end)):
         if pages > 1:
-            inside = start <= vpn << mm.page_shift and vpn + pages << mm.page_shift <= end
+            inside = (
+                start <= vpn << mm.page_shift and vpn + pages << mm.page_shift <= end
+            )
             if not inside:
                 split_pmd(mm, vpn)
     for vpn, entry, pages in list(mm.mapped(start, end)):
@@ -260,7 +262,7 @@ def _forget_vmas(mm: Mm) -> None:
     mm.vmas.clear()
 
 
-# -- setting up memory, as a program does before the guest runs -----------------------
+# -- setting up memory, as a program does before the guest runs --------------------
 
 
 @op(name="write to memory")

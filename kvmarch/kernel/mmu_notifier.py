@@ -132,8 +132,7 @@ async def mmu_notifier_invalidate_range_start_nonblock(
     All are called even after one has refused. If one did, the caller must neither
     touch PTEs nor call end.
 
-    :Kernel: mmu_notifier_invalidate_range_start_nonblock(), mn_hlist_invalidate_range_start();
-        from c2655835fd8c (v5.12) those that have an end callback get it then.
+    :Kernel: mmu_notifier_invalidate_range_start_nonblock(); from c2655835fd8c (v5.12) those that have an end callback get it then.
     """
     if mm.subscriptions is None:
         return True
@@ -222,7 +221,7 @@ async def mmu_notifier_test_young(mm: Mm, start: int, end: int) -> bool:
     return await _any(mm, "test_young", start, end)
 
 
-# -- change_pte, and the bracket that has been around it since v3.7 --------------
+# -- change_pte, and the bracket that has been around it since v3.7 ----------------
 
 set_pte_at_notify = Choice(
     "set_pte_at_notify", "how a host PTE is set that points to another page"
@@ -272,7 +271,7 @@ async def _no_bracket(mm: Mm, start: int, end: int) -> None:
     """Say nothing: before 6bdb913f0a70 (v3.7) change_pte was the only notification."""
 
 
-# -- the end of a subscription ----------------------------------------------------
+# -- the end of a subscription -----------------------------------------------------
 
 
 @op(name="hlist_del_init_rcu")

@@ -15,7 +15,7 @@ from kvmarch.kernel.vm import Vm
 from kvmarch.machine.host import PFN_SHIFT
 from kvmarch.machine.steps import op
 
-# -- the counters -----------------------------------------------------------------
+# -- the counters ------------------------------------------------------------------
 
 
 @op(name="mn_active_invalidate_count++")
@@ -74,7 +74,7 @@ def range_add(vm: Vm, start: int, end: int) -> None:
         vm.mmu_invalidate_range_end = max(vm.mmu_invalidate_range_end, end)
 
 
-# -- invalidate_range_start and _end ---------------------------------------------
+# -- invalidate_range_start and _end -----------------------------------------------
 
 range_of_start = Choice(
     "range_of_start", "which range start() tracks for the retry check"
@@ -186,7 +186,7 @@ def _started(vm: Vm, start: int, end: int) -> None:
     vm.world.note("range_start_done", vm=vm.name, start=start, end=end)
 
 
-# -- change_pte: six historical forms (generic facts 2.5) ---------------------------
+# -- change_pte: six historical forms (generic facts 2.5) --------------------------
 
 change_pte = Choice("change_pte", "the change_pte callback")
 
@@ -311,7 +311,7 @@ async def _change_skips_invalid(vm: Vm, hva: int, pte: int) -> None:
 # Form 6 is its absence: from v6.10 set_pte_at_notify() is set_pte_at().
 
 
-# -- aging --------------------------------------------------------------------------
+# -- aging -------------------------------------------------------------------------
 
 aging_walk = Choice("aging_walk", "which locks an aging callback takes")
 flush_if_young = Choice(
@@ -346,9 +346,7 @@ async def _age_if_slot(vm: Vm, how: str, start: int, end: int, flush: bool) -> A
     return young
 
 
-async def age_without_lock(
-    vm: Vm, how: str, start: int, end: int, flush: bool
-) -> Any:
+async def age_without_lock(vm: Vm, how: str, start: int, end: int, flush: bool) -> Any:
     """Age with kvm->srcu only: the aging walk of CONFIG_KVM_MMU_LOCKLESS_AGING.
 
     An architecture that selects it adds this as a variant of ``aging_walk``.
@@ -410,7 +408,7 @@ async def test_young(vm: Vm, start: int, end: int) -> bool:
     return bool(young)
 
 
-# -- release ------------------------------------------------------------------------
+# -- release -----------------------------------------------------------------------
 
 
 async def notifier_release(vm: Vm) -> None:

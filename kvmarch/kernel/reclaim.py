@@ -34,8 +34,7 @@ async def age(mm: Mm, start: int, end: int, how: str) -> bool:
         DAMON, MGLRU) or ``test_young``.
     """
     if how == "test_young":
-        young = await mmu_notifier_test_young(mm, start, end)
-        return young
+        return await mmu_notifier_test_young(mm, start, end)
     host = await _clear_young(mm, start, end)
     if how == "clear_flush_young":
         guest = await mmu_notifier_clear_flush_young(mm, start, end)

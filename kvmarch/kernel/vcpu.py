@@ -128,7 +128,7 @@ async def run_guest(
     return leave or "in guest"
 
 
-# -- the vCPU's own MMIO cache --------------------------------------------------------
+# -- the vCPU's own MMIO cache -----------------------------------------------------
 
 mmio_cache_fill = Choice("mmio_cache_fill", "what a vCPU remembers of an MMIO exit")
 mmio_cache_hit = Choice("mmio_cache_hit", "whether a gfn is known to be MMIO")

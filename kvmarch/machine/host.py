@@ -73,7 +73,9 @@ class HostMemory(Part):
 
     variables = ("pages", "free_pages")
 
-    def __init__(self, world: World, *, first: int = 0x1000, reuse: bool = False):
+    def __init__(
+        self, world: World, *, first: int = 0x1000, reuse: bool = False
+    ) -> None:
         self.world = world
         self.reuse = reuse
         self.pages: dict[int, Page] = {}

@@ -96,7 +96,7 @@ class Lock(Part):
         :param who: the function that requires it.
         """
         held = self.mode()
-        if held != mode and held != "write":
+        if held not in {mode, "write"}:
             have = f"only for {held}" if held else "not at all"
             self.world.violate(
                 "locks", f"{who} needs {self.name} for {mode}; it is held {have}"

@@ -42,10 +42,6 @@ class Step(Generic[R]):
     def __await__(self) -> Generator["Step[Any]", Any, R]:
         return (yield self)
 
-    def run(self) -> R:
-        """Do the action on the machine."""
-        return self.op.fn(*self.args)
-
     def __repr__(self) -> str:
         return self.op.name
 
@@ -65,11 +61,12 @@ class Op(Generic[P, R]):
     def __init__(
         self, fn: Callable[P, R], *, name: str = "", sleeps: bool = False
     ) -> None:
-        self.fn = fn
+        self.fn: Callable[P, R] = fn
         self.name = name or fn.__name__
         self.sleeps = sleeps
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Step[R]:
+        """Return the step that calls the function with these arguments."""
         assert not kwargs, "a step's arguments are given by position"
         return Step(self, args)
 

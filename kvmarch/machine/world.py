@@ -33,7 +33,8 @@ def _freeze(value: Any) -> Hashable:
     if isinstance(value, bytearray | array):
         return bytes(value)
     freeze = getattr(value, "freeze", None)
-    return value if freeze is None else freeze()
+    frozen: Hashable = value if freeze is None else freeze()
+    return frozen
 
 
 @dataclass(frozen=True, slots=True)

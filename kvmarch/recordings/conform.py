@@ -251,7 +251,7 @@ class _Comparison:
             and entry != 0
         )
 
-    def choose(self, stage: Stage) -> LeafTable | None | str:
+    def choose(self, stage: Stage) -> LeafTable | str | None:
         """Return the stage-2 table of a look, None if there is none, or why neither.
 
         The host's own tables are among those that hold the frames. A table that was

@@ -112,11 +112,11 @@ def load(path: Path) -> Recording:
 
 def _field(table: Any, key: str, kind: type) -> Any:
     if not isinstance(table, dict):
-        raise ValueError(f"{key}: the value around it is no object")
+        raise TypeError(f"{key}: the value around it is no object")
     if key not in table:
         raise ValueError(f"{key} is missing")
     if not isinstance(table[key], kind):
-        raise ValueError(f"{key}: {table[key]!r} is no {kind.__name__}")
+        raise TypeError(f"{key}: {table[key]!r} is no {kind.__name__}")
     return table[key]
 
 

@@ -23,7 +23,7 @@ def _cell(value: Any) -> str:
 
 
 def _merged(table: Table) -> list[dict[str, str]]:
-    """Return the rows as text, with runs that differ only in one column drawn together."""
+    """Return the rows as text; runs that differ only in one column become one."""
     rows: list[dict[str, str]] = []
     last: dict[str, str] = {}
     for row in table.rows:
@@ -84,12 +84,15 @@ def _blocks(
 
 
 def _tabulated(table: Table, style: str) -> str:
-    from tabulate import tabulate
+    import tabulate as library
 
     rows = _merged(table)
-    blocks, left = [table.names()], []
+    blocks: list[list[str]] = [table.names()]
+    left: list[str] = []
     if style != "github":
         blocks, left = _blocks(table, rows)
+    # Headings need no more room than their words; the library adds two columns.
+    padding, library.MIN_PADDING = library.MIN_PADDING, 0
     parts = [table.title] if table.title else []
     for names in blocks if rows else ():
         headings = [
@@ -98,13 +101,14 @@ def _tabulated(table: Table, style: str) -> str:
             else _heading(name, max(len(row[name]) for row in rows))
             for name in names
         ]
-        body = tabulate(
+        body = library.tabulate(
             [[row[name] for name in names] for row in rows],
             headers=headings,
             tablefmt=style,
             disable_numparse=True,
         )
         parts.append("\n".join(line.rstrip() for line in body.split("\n")))
+    library.MIN_PADDING = padding
     notes = list(table.notes)
     if left:
         notes.append(f"left out to fit: {', '.join(left)} (see --format json)")

@@ -27,8 +27,7 @@ class Seen:
         self.k = played.machine.k
         self.events = played.events
         self.kinds = {
-            (kind.level, kind.kind): kind
-            for kind in self.k.formats.fn(self.k, options)
+            (kind.level, kind.kind): kind for kind in self.k.formats.fn(self.k, options)
         }
 
     def after(self, args: Mapping[str, Any]) -> list[Event]:
@@ -139,8 +138,10 @@ def level(seen: Seen, args: Mapping[str, Any]) -> int | str:
 
 @show("gfn", "after", "before", "at")
 def effect(seen: Seen, args: Mapping[str, Any]) -> str:
-    """Show what happened to an entry between two events: none, installed, replaced,
-    unmapped; absent if the second never came."""
+    """Show what happened to an entry between two events.
+
+    One of none, installed, replaced, unmapped; absent if the second never came.
+    """
     old = seen.entry_at({**args, "at": args["before"]})
     new = seen.entry_at(args)
     if new is None:
@@ -163,8 +164,10 @@ def callback(seen: Seen, args: Mapping[str, Any]) -> str:
 
 @show("after", "begin", "end")
 def flush(seen: Seen, args: Mapping[str, Any]) -> str:
-    """Show the flush of a callback: owed, inside (done by itself), none; empty if the
-    callback never came."""
+    """Show the flush of a callback: owed, inside (done by itself) or none.
+
+    Empty if the callback never came.
+    """
     inside = False
     result = ""
     for event in seen.after(args):

@@ -138,7 +138,9 @@ def compare(scenario: Scenario, plugins: Plugins, choose: Choose) -> Table:
     )
     for arch in choose.architectures(plugins):
         for release in choose.releases():
-            table.rows.append(_row(scenario, arch, release, choose, plugins, names, table))
+            table.rows.append(
+                _row(scenario, arch, release, choose, plugins, names, table)
+            )
     _sum_up(table)
     return table
 

@@ -162,7 +162,9 @@ class _Reader:
     def refuse(self, where: str, why: str) -> ScenarioError:
         return ScenarioError(f"{self.path}: {where}: {why}")
 
-    def take(self, table: dict[str, Any], where: str, key: str, kind: Any, default: Any):  # type: ignore[no-untyped-def]
+    def take(
+        self, table: dict[str, Any], where: str, key: str, kind: type, default: Any
+    ) -> Any:
         value = table.pop(key, default)
         if value is ...:
             raise self.refuse(f"{where}.{key}" if where else key, "is missing")
@@ -262,7 +264,9 @@ class _Reader:
         self.done(row, where, "name, steps")
         return TaskLines(
             name,
-            tuple(self.line(text, f"{where}.steps[{i}]") for i, text in enumerate(lines)),
+            tuple(
+                self.line(text, f"{where}.steps[{i}]") for i, text in enumerate(lines)
+            ),
         )
 
     def line(self, text: Any, where: str) -> StepLine:
@@ -305,9 +309,7 @@ class _Reader:
             self.take(row, where, "values", dict, ...),
             self.take(row, where, "because", str, ""),
         )
-        self.done(
-            row, where, "arch, since, until, mmu, with, without, values, because"
-        )
+        self.done(row, where, "arch, since, until, mmu, with, without, values, because")
         for name in made.values:
             if name not in columns:
                 raise self.refuse(

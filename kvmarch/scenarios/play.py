@@ -108,7 +108,8 @@ class _Watcher:
         self.world = context.machine.world
         self.seen = {gfn: self.vm.k.entry.fn(self.vm, gfn) for gfn in gfns}
 
-    def __call__(self, task: Any, step: Any) -> None:
+    def look(self) -> None:
+        """Record what has changed since the last look."""
         for gfn, before in self.seen.items():
             now = self.vm.k.entry.fn(self.vm, gfn)
             if now != before:
@@ -156,7 +157,7 @@ def play(
         if each_step:
             world.note("micro", step=step.op.name)
         if watcher is not None:
-            watcher(task, step)
+            watcher.look()
         if always:
             properties.check(always, context)
 

@@ -61,7 +61,8 @@ def _close(table: Table, played: Any, names: list[str]) -> None:
     }
     if exits:
         table.notes.append(
-            "exits: " + ", ".join(f"{reason} {count}" for reason, count in exits.items())
+            "exits: "
+            + ", ".join(f"{reason} {count}" for reason, count in exits.items())
         )
     for violation in played.violations:
         table.notes.append(
@@ -107,7 +108,9 @@ def _entry(data: dict[str, Any], seen: Seen) -> str:
         return f"{entry:#x} {kind}{f' ({text})' if text else ''}"
 
     old = decoded(data["old"], data["old_level"])
-    return f"  gfn {data['gfn']:#x}: {old}\n     -> {decoded(data['new'], data['level'])}"
+    return (
+        f"  gfn {data['gfn']:#x}: {old}\n     -> {decoded(data['new'], data['level'])}"
+    )
 
 
 def _value(value: Any) -> str:

@@ -152,7 +152,7 @@ def values(name: str, args: Mapping[str, str]) -> dict[str, Any]:
     return {key: parse(params[key], text) for key, text in args.items()}
 
 
-# -- the guest ---------------------------------------------------------------------------
+# -- the guest ---------------------------------------------------------------------
 
 
 def _access(c: Context, args: Mapping[str, Any], access: str) -> Path[Any]:
@@ -186,7 +186,7 @@ def exec_(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     return _access(c, args, "exec")
 
 
-# -- memslots ------------------------------------------------------------------------------
+# -- memslots ----------------------------------------------------------------------
 
 
 @verb(
@@ -252,7 +252,7 @@ def _set_manual(c: Context, initially_set: bool) -> None:
     c.machine.vm.initially_set = initially_set
 
 
-# -- host memory ---------------------------------------------------------------------------
+# -- host memory -------------------------------------------------------------------
 
 _PAGES = {"memory": "name", "page": "?int", "pages": "?int"}
 
@@ -261,8 +261,10 @@ _PAGES = {"memory": "name", "page": "?int", "pages": "?int"}
 def touch(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     start, end = c.pages(args)
     count = end - start >> c.page_shift
-    content = (args["value"],) * count if "value" in args else tuple(
-        ("touched", page) for page in range(count)
+    content = (
+        (args["value"],) * count
+        if "value" in args
+        else tuple(("touched", page) for page in range(count))
     )
     return mmap.touch_pages(c.machine.mm, start, content)
 
@@ -271,8 +273,7 @@ def touch(c: Context, args: Mapping[str, Any]) -> Path[Any]:
 async def ksm_merge(c: Context, args: Mapping[str, Any]) -> int:
     start, end = c.pages(args)
     await _mergeable(c, start, end)
-    merged = await ksm.ksm_scan(c.machine.mm, start, end)
-    return merged
+    return await ksm.ksm_scan(c.machine.mm, start, end)
 
 
 @op(name="MADV_MERGEABLE")
@@ -295,8 +296,11 @@ def munmap(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     return mmap.munmap(c.machine.mm, *c.pages(args))
 
 
-@verb("mremap() to the place of another memory, whose mapping is removed.",
-      to="name", **_PAGES)
+@verb(
+    "mremap() to the place of another memory, whose mapping is removed.",
+    to="name",
+    **_PAGES,
+)
 async def mremap(c: Context, args: Mapping[str, Any]) -> None:
     start, end = c.pages(args)
     there, size = c.memory[args["to"]]
@@ -343,7 +347,7 @@ def split_huge(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     return reclaim.split_huge(c.machine.mm, c.pages(args)[0])
 
 
-# -- gfn_to_pfn_cache ------------------------------------------------------------------------
+# -- gfn_to_pfn_cache --------------------------------------------------------------
 
 
 def _gpc(c: Context, name: str) -> Gpc:
@@ -369,7 +373,7 @@ def gpc_unmap(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     return gpc_deactivate(_gpc(c, args["name"]))
 
 
-# -- ends --------------------------------------------------------------------------------------
+# -- ends --------------------------------------------------------------------------
 
 
 @verb("The process exits: its memory goes, ->release first.")
@@ -383,7 +387,7 @@ def vm_destroy(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     return destroy_vm(machine.vm, machine.subscriptions[machine.vm.name])
 
 
-# -- marks -------------------------------------------------------------------------------------
+# -- marks -------------------------------------------------------------------------
 
 
 @verb("Name what follows.", name="name")
