@@ -153,6 +153,8 @@ class SparseTable:
 
     def fill(self, entry: int, start: int, stop: int) -> None:
         """Store one value in a run of entries."""
+        if entry >> _LANE:
+            raise OverflowError(f"{entry:#x} is no 64-bit entry")
         if entry == self.empty:
             for index in [i for i in self.cells if start <= i < stop]:
                 del self.cells[index]
@@ -276,12 +278,13 @@ class TablePool:
         :param align: bytes; the table's own size if it is left out.
         """
         length = size * 8
-        holes = self._holes.get(length)
-        if holes:
-            pa = holes.pop(0)
-            self.freed.pop(pa, None)
+        align = align or length
+        holes = self._holes.get(length, [])
+        pa = next((hole for hole in holes if not hole % align), 0)
+        if pa:
+            holes.remove(pa)
+            del self.freed[pa]
         else:
-            align = align or length
             pa = -(-self._next // align) * align
             self._next = pa + length
         table: Table = self._make(pa, size, level, base, empty)

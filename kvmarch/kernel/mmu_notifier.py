@@ -132,7 +132,8 @@ async def mmu_notifier_invalidate_range_start_nonblock(
     All are called even after one has refused. If one did, the caller must neither
     touch PTEs nor call end.
 
-    :Kernel: mmu_notifier_invalidate_range_start_nonblock(); from c2655835fd8c (v5.12) those that have an end callback get it then.
+    :Kernel: mmu_notifier_invalidate_range_start_nonblock(); from c2655835fd8c
+        (v5.12) those that have an end callback get it then.
     """
     if mm.subscriptions is None:
         return True

@@ -40,7 +40,8 @@ class Step(Generic[R]):
         self.args = args
 
     def __await__(self) -> Generator["Step[Any]", Any, R]:
-        return (yield self)
+        result: R = yield self
+        return result
 
     def __repr__(self) -> str:
         return self.op.name
