@@ -251,6 +251,7 @@ _DEFAULTS: dict[str, Any] = {
     "mmu_lock_kind": "spinlock",
     "generic_dirty_log": True,
     "user_slots_before": 32,
+    "mk_pte_young": True,
 }
 """What an architecture gets for what it leaves out."""
 

@@ -103,7 +103,8 @@ async def replace_page(mm: Mm, vpn: int, expected: int, kpage: int) -> bool:
         entry = await _read_pte(mm, vpn)
         if entry == expected:
             await ptep_clear_flush(mm, vpn)
-            new = kpage << PFN_SHIFT | PRESENT | YOUNG | entry & EXEC
+            young = YOUNG if mm.k.mk_pte_young else 0
+            new = kpage << PFN_SHIFT | PRESENT | young | entry & EXEC
             await mm.k.set_pte_at_notify(mm, vpn, new)
             await _replaced(mm, entry >> PFN_SHIFT, kpage)
             done = True

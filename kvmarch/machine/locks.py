@@ -187,7 +187,7 @@ class Srcu(Part):
         and kvm->lock must not be taken.
     """
 
-    variables = ("idx", "readers")
+    variables = ("idx", "readers", "synchronizing")
     kind = _SRCU
 
     def __init__(
@@ -198,6 +198,8 @@ class Srcu(Part):
         self.guards_memslots = guards_memslots
         self.idx = 0
         self.readers: list[list[str]] = [[], []]
+        self.synchronizing = False
+        """A grace period is on; the next one begins when it has ended."""
         self._lock = Step(Op(self._enter, name=f"srcu_read_lock {name}"), ())
         self._unlock = Step(Op(self._leave, name=f"srcu_read_unlock {name}"), ())
         self._scope = Scope(self._lock, self._unlock)
@@ -205,7 +207,9 @@ class Srcu(Part):
         self._begin = Step(
             Op(self._start, name=f"synchronize_srcu {name}", sleeps=True), ()
         )
-        self._wait = Step(Op(self._empty, name=f"wait for readers of {name}"), ())
+        waits = f"wait for readers of {name}"
+        self._wait = Step(Op(self._empty, name=waits), ())
+        self._wait_and_end = Step(Op(self._end, name=waits), ())
 
     def __repr__(self) -> str:
         return f"Srcu({self.name})"
@@ -218,12 +222,13 @@ class Srcu(Part):
         """Wait until every reader that began before this call has left.
 
         Both waits are needed, because a reader may read the index and count on it
-        only later.
+        only later. Grace periods follow one another: a flip of another one in
+        between would make the second wait look at the wrong index.
         """
         await self._begin
         await self._wait
         await self._flip
-        await self._wait
+        await self._wait_and_end
 
     def held(self) -> bool:
         """Return whether the running task is a reader."""
@@ -245,18 +250,28 @@ class Srcu(Part):
                 return
         raise ModelError(f"{task.name} leaves {self.name}, in which it is no reader")
 
-    def _start(self) -> None:
+    def _start(self) -> Any:
+        if self.synchronizing:
+            return BLOCKED
+        self.synchronizing = True
         if self.held():
             self.world.violate(
                 "locks",
                 f"synchronize of {self.name} inside its own read section never ends",
             )
+        return None
 
     def _empty(self) -> Any:
         return BLOCKED if self.readers[self.idx ^ 1] else None
 
     def _turn(self) -> None:
         self.idx ^= 1
+
+    def _end(self) -> Any:
+        if self.readers[self.idx ^ 1]:
+            return BLOCKED
+        self.synchronizing = False
+        return None
 
 
 class Rcu(Part):

@@ -1,0 +1,1 @@
+"""arm64: KVM with stage-2 translation."""
