@@ -9,6 +9,7 @@ __all__ = ["clear_dirty_log", "get_dirty_log"]
 from errno import EINVAL, ENOENT
 from typing import Any
 
+from kvmarch.kernel.checks import note_logged
 from kvmarch.kernel.flush import kvm_flush_remote_tlbs_memslot
 from kvmarch.kernel.memslots import Memslot
 from kvmarch.kernel.vm import Vm
@@ -58,6 +59,11 @@ def _andnot(vm: Vm, slot: Memslot, first: int, bits: int) -> int:
     return word & bits
 
 
+@op(name="log returns")
+def _reported(vm: Vm, slot: Memslot, bits: int) -> None:
+    note_logged(vm, slot, bits)
+
+
 async def get_dirty_log(vm: Vm, slot_number: int) -> tuple[int, int]:
     """Return what was written since the last call, and begin anew.
 
@@ -74,6 +80,7 @@ async def get_dirty_log(vm: Vm, slot_number: int) -> tuple[int, int]:
         await vm.k.sync_dirty_log(vm, slot)
         if vm.manual_protect:
             bits = await _copy(vm, slot)
+            await _reported(vm, slot, bits)
             return 0, bits
         bits, owed = 0, None
         async with vm.mmu_lock.write():
@@ -90,6 +97,7 @@ async def get_dirty_log(vm: Vm, slot_number: int) -> tuple[int, int]:
         # The flush is not for what changed but for what was dirty (x86 facts 3.6).
         if bits:
             await _flush_if_generic(vm, slot, owed)
+        await _reported(vm, slot, bits)
     return 0, bits
 
 

@@ -10,6 +10,7 @@ from errno import EEXIST, EINVAL
 from typing import Any
 
 from kvmarch.changes import Choice
+from kvmarch.kernel.checks import note_logging
 from kvmarch.kernel.memslots import (
     INVALID,
     LOG_DIRTY_PAGES,
@@ -200,6 +201,7 @@ def _publish(vm: Vm, as_id: int, slots: tuple[Memslot, ...]) -> Any:
         vm, vm.memslots[as_id].generation
     )
     vm.memslots[as_id] = Memslots(slots, generation, in_progress=in_progress)
+    vm.updating.add(as_id)
 
 
 @wait_for_notifiers.when()
@@ -234,6 +236,7 @@ async def _publish_when_idle(vm: Vm, as_id: int, slots: tuple[Memslot, ...]) -> 
 @op(name="generation becomes final")
 def _finish_generation(vm: Vm, as_id: int, generation: int) -> None:
     vm.memslots[as_id] = Memslots(vm.memslots[as_id].slots, generation)
+    vm.updating.discard(as_id)
     vm.world.note("memslots_generation", as_id=as_id, generation=generation)
 
 
@@ -323,10 +326,13 @@ def _prepare(vm: Vm, old: Memslot | None, new: Memslot | None, change: str) -> i
     return int(vm.k.prepare_memory_region.fn(vm, old, new, change))
 
 
-@op(name="free old slot")
-def _free_old(vm: Vm, old: Memslot | None, new: Memslot | None) -> None:
-    if old is not None and old.bitmap and (new is None or new.bitmap != old.bitmap):
-        vm.dirty_bitmaps.pop(old.bitmap, None)
+@op(name="free dirty bitmap")
+def _free_bitmap(vm: Vm, slot: Memslot | None, kept: Memslot | None) -> None:
+    """Free the bitmap of a slot that is no more, unless the other one has it too."""
+    if slot is not None and slot.bitmap and (not kept or kept.bitmap != slot.bitmap):
+        vm.dirty_bitmaps.pop(slot.bitmap, None)
+        vm.logging.pop(old.bitmap, None)
+    note_logging(vm, new)
 
 
 async def _create_or_flags(
@@ -338,13 +344,14 @@ async def _create_or_flags(
     new = await _with_bitmap(vm, new)
     errno = await _prepare(vm, old, new, change)
     if errno:
+        await _free_bitmap(vm, new, old)
         if arch_lock:
             await vm.slots_arch_lock.drop_write()
         return errno
     slots = await _slots_with(vm, new.as_id, old, new)
     await swap_memslots(vm, new.as_id, slots, arch_lock)
     await vm.k.commit_memory_region(vm, old, new, change)
-    await _free_old(vm, old, new)
+    await _free_bitmap(vm, old, new)
     return 0
 
 
@@ -374,7 +381,7 @@ async def _delete_or_move(
     slots = await _slots_with(vm, as_id, invalid, new)
     await swap_memslots(vm, as_id, slots, arch_lock)
     await vm.k.commit_memory_region(vm, old, new, change)
-    await _free_old(vm, old, new)
+    await _free_bitmap(vm, old, new)
     return 0
 
 

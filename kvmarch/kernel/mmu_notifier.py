@@ -20,6 +20,7 @@ __all__ = [
 from typing import Any
 
 from kvmarch.changes import Choice
+from kvmarch.kernel.checks import OpenRange, pages_in
 from kvmarch.machine.host import Mm
 from kvmarch.machine.locks import Lock, LockClass, Srcu
 from kvmarch.machine.steps import BLOCKED, op
@@ -63,7 +64,7 @@ class Subscriptions(Part):
     def __init__(self, world: World, mm: Mm) -> None:
         self.mm = mm
         self.list: list[Subscription] = []
-        self.open_ranges = 0
+        self.open_ranges: list[OpenRange] = []
         """Starts without their end, over all tasks."""
         self.srcu = Srcu(world, f"{mm.name} notifier srcu")
         self.lock = Lock(world, SUBSCRIPTIONS_LOCK)
@@ -97,15 +98,24 @@ def _subscribers(mm: Mm) -> tuple[Subscription, ...]:
 
 
 @op(name="open range")
-def _open(mm: Mm) -> None:
-    mm.subscriptions.open_ranges += 1
+def _open(mm: Mm, start: int, end: int) -> OpenRange:
+    opened = OpenRange(start, end, pages_in(mm, start, end))
+    mm.subscriptions.open_ranges.append(opened)
+    return opened
+
+
+@op(name="start has returned")
+def _opened(opened: OpenRange) -> None:
+    opened.returned = True
 
 
 @op(name="close range")
-def _close(mm: Mm) -> None:
-    mm.subscriptions.open_ranges -= 1
-    if mm.subscriptions.open_ranges < 0:
-        mm.world.violate("balanced", f"{mm.name}: an invalidation ends twice")
+def _close(mm: Mm, start: int, end: int) -> None:
+    for opened in mm.subscriptions.open_ranges:
+        if (opened.start, opened.end) == (start, end):
+            mm.subscriptions.open_ranges.remove(opened)
+            return
+    mm.world.violate("balanced", f"{mm.name}: {start:#x}-{end:#x} ends twice")
 
 
 async def mmu_notifier_invalidate_range_start(mm: Mm, start: int, end: int) -> None:
@@ -115,13 +125,14 @@ async def mmu_notifier_invalidate_range_start(mm: Mm, start: int, end: int) -> N
     """
     if mm.subscriptions is None:
         return
-    await _open(mm)
+    opened = await _open(mm, start, end)
     async with mm.subscriptions.srcu.read():
         subscribers = await _subscribers(mm)
         for subscription in subscribers:
             if subscription.vm is not None:
                 vm = subscription.vm
                 await vm.k.invalidate_range_start(vm, start, end, True)
+    await _opened(opened)
 
 
 async def mmu_notifier_invalidate_range_start_nonblock(
@@ -137,7 +148,7 @@ async def mmu_notifier_invalidate_range_start_nonblock(
     """
     if mm.subscriptions is None:
         return True
-    await _open(mm)
+    opened = await _open(mm, start, end)
     agreed = True
     async with mm.subscriptions.srcu.read():
         subscribers = await _subscribers(mm)
@@ -149,8 +160,10 @@ async def mmu_notifier_invalidate_range_start_nonblock(
                 await vm.k.invalidate_range_start(vm, start, end, False)
         if not agreed:
             await mm.k.nonblock_start_failed(subscribers, start, end)
-    if not agreed:
-        await _close(mm)
+    if agreed:
+        await _opened(opened)
+    else:
+        await _close(mm, start, end)
     return agreed
 
 
@@ -190,7 +203,7 @@ async def mmu_notifier_invalidate_range_end(mm: Mm, start: int, end: int) -> Non
             if subscription.vm is not None:
                 vm = subscription.vm
                 await vm.k.invalidate_range_end(vm, start, end)
-    await _close(mm)
+    await _close(mm, start, end)
 
 
 async def _any(mm: Mm, callback: str, start: int, end: int) -> bool:

@@ -9,6 +9,7 @@ __all__ = ["CHOICES", "guest_access", "run_guest"]
 from typing import Any
 
 from kvmarch.changes import Choice
+from kvmarch.kernel.checks import check_emulation, check_touch
 from kvmarch.kernel.memslots import gfn_to_memslot
 from kvmarch.kernel.vm import IN_GUEST, OUTSIDE, Vcpu
 from kvmarch.machine.steps import op
@@ -69,6 +70,8 @@ def touch(vcpu: Vcpu, gfn: int, access: str) -> str:
             vm.host.touch(pfn, f"{vcpu.name} {access} of gfn {gfn:#x}")
         if access == "write":
             page.content = (vcpu.name, gfn, vm.world.steps)
+        if vm.world.traced:
+            check_touch(vcpu, gfn, pfn, access)
     return "done"
 
 
@@ -81,6 +84,12 @@ def leave_guest(vcpu: Vcpu, reason: str, gfn: int) -> None:
     vcpu.mode = OUTSIDE
     vcpu.exits[reason] += 1
     vcpu.vm.world.note("kvm_userspace_exit", vcpu=vcpu.name, reason=reason, gfn=gfn)
+
+
+@op(name="emulate")
+def emulate(vcpu: Vcpu, gfn: int, access: str) -> None:
+    """Answer an access as MMIO."""
+    check_emulation(vcpu, gfn, access)
 
 
 async def guest_access(vcpu: Vcpu, gfn: int, access: str) -> str:
@@ -101,6 +110,8 @@ async def guest_access(vcpu: Vcpu, gfn: int, access: str) -> str:
             continue
         async with vm.srcu.read():
             result = await vm.k.page_fault(vcpu, gfn, access, how)
+            if result == "mmio":
+                await emulate(vcpu, gfn, access)
         if result != "guest":
             await leave_guest(vcpu, result, gfn)
             return str(result)

@@ -59,6 +59,7 @@ class Vm(Part):
         "mn_active_invalidate_count",
         "memslots",
         "dirty_bitmaps",
+        "updating",
         "users_count",
         "slots_lock",
         "slots_arch_lock",
@@ -107,6 +108,10 @@ class Vm(Part):
             for as_id in range(address_spaces)
         ]
         self.dirty_bitmaps: dict[int, bytearray] = {}
+        self.updating: set[int] = set()
+        """Address spaces whose new set is published and not final yet."""
+        self.logging: dict[int, set[int]] = {}
+        """By bitmap, the pages written and not reported yet: for checks only."""
         self.next_key = 1
         self.ledger = Ledger(world)
         self.lock = Lock(world, KVM_LOCK)

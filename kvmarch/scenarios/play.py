@@ -8,9 +8,11 @@ from typing import Any
 
 from kvmarch.changes import Kernel
 from kvmarch.kernel.boot import Machine, boot
+from kvmarch.kernel.checks import check_logged
+from kvmarch.kernel.dirty_log import get_dirty_log
 from kvmarch.kernel.mmap import populate
 from kvmarch.machine.host import PFN_SHIFT, Vma
-from kvmarch.machine.run import Outcome, Task, run
+from kvmarch.machine.run import Outcome, Task, run, run_path
 from kvmarch.machine.steps import op
 from kvmarch.machine.world import Event, Violation
 from kvmarch.scenarios import properties
@@ -124,6 +126,19 @@ class _Watcher:
                 )
 
 
+def _check_dirty_logs(context: Context) -> None:
+    """Fetch every dirty log once more: what was written must be in one of them."""
+    machine = context.machine
+    if machine.mm.mm_users == 0 or machine.vm.users_count == 0:
+        return
+    for memslots in machine.vm.memslots:
+        for slot in memslots.slots:
+            if slot.bitmap and machine.vm.logging.get(slot.bitmap):
+                number = slot.as_id << 16 | slot.id
+                run_path(machine.world, get_dirty_log(machine.vm, number), "final log")
+                check_logged(machine.vm, slot)
+
+
 def play(
     scenario: Scenario,
     k: Kernel,
@@ -167,4 +182,6 @@ def play(
     outcome = run(world, tasks, scenario.schedule, **bounds)
     world.observer = None
     properties.check(properties.compiled(scenario, "at-rest"), context)
+    if outcome.end == "done":
+        _check_dirty_logs(context)
     return Played(scenario, context.machine, outcome, results)

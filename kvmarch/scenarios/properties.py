@@ -35,6 +35,26 @@ ALWAYS_ON = (
         "generic facts 2.14",
     ),
     Property(
+        "touched-after-start",
+        "between the return of start() and end() nothing reaches the range's old pages",
+        "generic facts 5, P1",
+    ),
+    Property(
+        "stale-permission",
+        "no translation allows what the host PTE does not, outside an invalidation",
+        "generic facts 2.14",
+    ),
+    Property(
+        "no-slot",
+        "no access reaches a page through a gfn without a memslot",
+        "generic facts D14",
+    ),
+    Property(
+        "lost-dirty",
+        "a page written while logging is on appears in this log or a later one",
+        "generic facts 2.12",
+    ),
+    Property(
         "stale-mmio",
         "no access to a gfn with a slot is answered as MMIO after the slot is visible",
         "generic facts D1",
