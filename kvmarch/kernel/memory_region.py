@@ -331,7 +331,12 @@ def _free_bitmap(vm: Vm, slot: Memslot | None, kept: Memslot | None) -> None:
     """Free the bitmap of a slot that is no more, unless the other one has it too."""
     if slot is not None and slot.bitmap and (not kept or kept.bitmap != slot.bitmap):
         vm.dirty_bitmaps.pop(slot.bitmap, None)
-        vm.logging.pop(old.bitmap, None)
+        vm.logging.pop(slot.bitmap, None)
+    note_logging(vm, kept)
+
+
+@op(name="ioctl returns")
+def _committed(vm: Vm, new: Memslot | None) -> None:
     note_logging(vm, new)
 
 
@@ -352,6 +357,7 @@ async def _create_or_flags(
     await swap_memslots(vm, new.as_id, slots, arch_lock)
     await vm.k.commit_memory_region(vm, old, new, change)
     await _free_bitmap(vm, old, new)
+    await _committed(vm, new)
     return 0
 
 
@@ -382,6 +388,7 @@ async def _delete_or_move(
     await swap_memslots(vm, as_id, slots, arch_lock)
     await vm.k.commit_memory_region(vm, old, new, change)
     await _free_bitmap(vm, old, new)
+    await _committed(vm, new)
     return 0
 
 

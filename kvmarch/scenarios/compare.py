@@ -3,7 +3,7 @@
 __all__ = ["Choose", "compare"]
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kvmarch.changes import COMPARED, Release, find_release, show_release
@@ -180,6 +180,18 @@ def _row(
     row: dict[str, Any] = {**shown, "mmu": options.get("mmu", "-")}
     for column in scenario.columns:
         row[column.name] = value_of(column, seen)
+    for column in scenario.columns:
+        if column.show == "saved" and not played.violations:
+            more = column.args["with"]
+            other = replace(
+                choose,
+                plus=(*choose.plus, *(c for c in more if c not in choose.plus)),
+                minus=tuple(c for c in choose.minus if c not in more),
+            )
+            baseline, settled = cell(scenario, arch, release, other, plugins)
+            counted = next(c for c in scenario.columns if c.name == column.args["of"])
+            there = value_of(counted, Seen(baseline, settled))
+            row[column.name] = there - row[counted.name]
     row["note"] = ""
     if played.outcome.end == "cut":
         table.status = max(table.status, 3)
