@@ -71,6 +71,8 @@ class ArchInfo:
     :param address_spaces: memslot address spaces (x86: 2, for SMM).
     :param private_slots: slots that the kernel keeps for itself.
     :param pfncache: whether gfn_to_pfn_cache is built (HAVE_KVM_PFNCACHE).
+    :param inferred: options that say what the hardware is and that a recording does
+        not state; they may be inferred from the first entries that it shows.
     :param parameters: module parameters of recordings that set an option:
         ``{"kvm.tdp_mmu": ("mmu", {"Y": "tdp", "N": "rmap"})}``.
     """
@@ -89,6 +91,7 @@ class ArchInfo:
     address_spaces: int = 1
     private_slots: int = 0
     pfncache: bool = False
+    inferred: tuple[str, ...] = ()
     parameters: Mapping[str, tuple[str, Mapping[str, Any]]] = field(
         default_factory=dict
     )

@@ -9,10 +9,17 @@ __all__ = ["Finding", "conform"]
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
-from kvmarch.changes import find_release
-from kvmarch.errors import KvmarchError, RecordingError
+from kvmarch.changes import (
+    RELEASES,
+    Kernel,
+    Release,
+    find_release,
+    show_release,
+)
+from kvmarch.errors import KvmarchError, RecordingError, UnknownNameError
 from kvmarch.machine.world import Event
 from kvmarch.plugins import Plugins, link
 from kvmarch.recordings.read import LeafTable, Recording, Stage, load, shipped
@@ -78,34 +85,72 @@ def conform(
         why = f"architecture {recording.arch} is not installed"
         return [Finding(recording.name, "", "recording", "not compared", why)]
     arch = plugins.get(recording.arch)
-    release = find_release(recording.kernel)
+    release, notes = _release(recording)
     options = {"page_size": str(recording.page_size), **(given or {})}
-    unknown = []
     for name, value in recording.parameters.items():
         known_parameter = arch.info.parameters.get(name)
         if known_parameter is None or value not in known_parameter[1]:
-            unknown.append(f"{name}={value}")
+            notes.append(f"the model has no parameter {name}={value}")
         else:
             option, values = known_parameter
             options.setdefault(option, str(values[value]))
     try:
-        settled = arch.info.settle(release, options)
+        k = link(arch, release, plus, minus)
+        comparison, inferred = _fit(recording, k, options)
     except KvmarchError as error:
         raise RecordingError(f"{recording.name}: {error}") from None
-    k = link(arch, release, plus, minus)
-    played = play(load_scenario(find("tour")), k, settled)
+    if inferred:
+        notes.append(f"{inferred} is inferred from the first look, not recorded")
     findings = [
-        Finding(
-            recording.name,
-            "",
-            "parameters",
-            "not compared",
-            f"the model has no parameter {text}",
-        )
-        for text in unknown
+        Finding(recording.name, "", "parameters", "not compared", note)
+        for note in notes
     ]
-    findings.extend(_Comparison(recording, played, settled).findings())
+    findings.extend(comparison.findings())
     return findings
+
+
+def _release(recording: Recording) -> tuple[Release, list[str]]:
+    """Return the release to play, and a note if the recording's is too new."""
+    try:
+        return find_release(recording.kernel), []
+    except UnknownNameError as error:
+        numbers = re.match(r"v?(\d+)\.(\d+)", recording.kernel)
+        newest = RELEASES[-1]
+        if numbers and (int(numbers[1]), int(numbers[2])) > newest:
+            shown = show_release(newest)
+            note = f"{recording.kernel} is newer than the model; {shown} is played"
+            return newest, [note]
+        raise RecordingError(f"{recording.name}: kernel: {error}") from None
+
+
+def _fit(
+    recording: Recording, k: Kernel, options: dict[str, str]
+) -> tuple["_Comparison", str]:
+    """Play the tour, with hardware options that fit the first look.
+
+    What a recording states is taken. What it leaves open is the architecture's
+    default, unless the first look differs then and agrees with another value.
+    """
+    scenario = load_scenario(find("tour"))
+
+    def attempt(more: dict[str, str]) -> _Comparison:
+        settled = k.arch_info.settle(k.release, {**options, **more})
+        return _Comparison(recording, play(scenario, k, settled), settled)
+
+    first = attempt({})
+    open_names = [n for n in k.arch_info.inferred if n not in options]
+    if first.first_look_agrees() or not open_names:
+        return first, ""
+    choices = [k.arch_info.options[n].available(k.release) for n in open_names]
+    for values in product(*choices):
+        more = {n: str(v) for n, v in zip(open_names, values, strict=True)}
+        other = attempt(more)
+        if other.first_look_agrees():
+            text = ", ".join(
+                f"{n}={v}" for n, v in more.items() if str(first.options[n]) != v
+            )
+            return other, text
+    return first, ""
 
 
 class _Comparison:
@@ -128,6 +173,16 @@ class _Comparison:
         self.traces = {
             name for stage in recording.stages for name, _text in stage.events
         }
+
+    def first_look_agrees(self) -> bool:
+        """Return whether the first look that can be compared agrees."""
+        for stage in self.recording.stages:
+            if stage.look is not None and stage.name in self.looks:
+                found = [f for f in self.entries(stage) if f.what == "entries"]
+                self.pages.clear()
+                self.tables.clear()
+                return all(f.verdict == "agree" for f in found)
+        return True
 
     def findings(self) -> Iterator[Finding]:
         """Yield what each stage shows, in the recording's order."""
