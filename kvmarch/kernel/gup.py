@@ -14,6 +14,7 @@ __all__ = [
 
 from typing import Any, NamedTuple
 
+from kvmarch.kernel.huge_memory import split_huge
 from kvmarch.kernel.memslots import Memslot
 from kvmarch.kernel.vm import Vm
 from kvmarch.machine.host import (
@@ -61,7 +62,8 @@ def _gup_fast(mm: Mm, vpn: int, write: bool) -> int:
 def _fault_in_place(mm: Mm, vpn: int, write: bool) -> Any:
     """Resolve a host fault as far as no notifier is needed.
 
-    :returns: ``done``, ``cow`` (the page must be copied) or ``error``.
+    :returns: ``done``, ``cow`` (the page must be copied), ``split`` (so must a page
+        of a huge mapping, which is split first) or ``error``.
     """
     vma = mm.find_vma(vpn << mm.page_shift)
     if vma is None or (write and not vma.write):
@@ -85,7 +87,7 @@ def _fault_in_place(mm: Mm, vpn: int, write: bool) -> Any:
         # reference but KVM's own short one exists here.
         _make_writable(mm, vpn)
         return "done"
-    return "cow"
+    return "cow" if vpn in mm.ptes else "split"
 
 
 def _map_new(mm: Mm, vpn: int, write: bool, vma: Vma) -> None:
@@ -205,6 +207,9 @@ async def handle_mm_fault(mm: Mm, vpn: int, write: bool) -> bool:
     how: str = await _fault_in_place(mm, vpn, write)
     if how == "cow":
         await wp_page_copy(mm, vpn)
+    elif how == "split":
+        # do_huge_pmd_wp_page(): the fault is taken again on the page's own PTE.
+        await split_huge(mm, vpn << mm.page_shift)
     return how != "error"
 
 

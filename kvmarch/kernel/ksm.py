@@ -5,7 +5,7 @@ Models mm/ksm.c; generic facts 2.15.
 
 __all__ = ["ksm_scan", "replace_page", "write_protect_page"]
 
-from kvmarch.kernel.gup import ptep_clear_flush, set_pte_at
+from kvmarch.kernel.gup import handle_mm_fault, ptep_clear_flush, set_pte_at
 from kvmarch.machine.host import (
     DIRTY,
     EXEC,
@@ -42,6 +42,13 @@ def _read_pte(mm: Mm, vpn: int) -> int:
     return mm.ptes.get(vpn, 0)
 
 
+@op(name="read PTE of page")
+def _pte_of_page(mm: Mm, vpn: int, pfn: int) -> int:
+    """Return the PTE if it still maps the page (page_vma_mapped_walk()), else 0."""
+    entry = mm.ptes.get(vpn, 0)
+    return entry if entry & PRESENT and entry >> PFN_SHIFT == pfn else 0
+
+
 @op(name="does anybody else hold the page?")
 def _is_held(mm: Mm, pfn: int) -> bool:
     """Compare map count and reference count, less KSM's own reference."""
@@ -65,7 +72,7 @@ async def write_protect_page(mm: Mm, vpn: int, pfn: int) -> int:
     result = 0
     await mm.k.change_pte_start(mm, hva, end)
     async with mm.ptl.write():
-        entry = await _read_pte(mm, vpn)
+        entry = await _pte_of_page(mm, vpn, pfn)
         if entry & (WRITE | DIRTY):
             entry = await ptep_clear_flush(mm, vpn)
             held = await _is_held(mm, pfn)
@@ -159,7 +166,10 @@ def _find_equal(mm: Mm, vpn: int, seen: tuple[int, ...]) -> tuple[str, int]:
             return "stable", pfn
     for other in seen:
         there = mm.ptes.get(other, 0)
-        if there & PRESENT and pages[there >> PFN_SHIFT].content == content:
+        if not there & PRESENT:
+            continue
+        page = pages[there >> PFN_SHIFT]
+        if page.kind == "anon" and page.content == content:
             return "unstable", other
     return "", 0
 
@@ -187,6 +197,9 @@ async def ksm_scan(mm: Mm, start: int, end: int) -> int:
                     entry = await _read_pte(mm, vpn)
                     done = await _merge_with(mm, found, entry >> PFN_SHIFT)
                     merged += done
+                    if not done:
+                        # break_cow(): a KSM page that only one PTE maps is undone.
+                        await handle_mm_fault(mm, vpn, True)
             else:
                 seen = (*seen, vpn)
     return merged

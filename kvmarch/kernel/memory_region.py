@@ -332,7 +332,6 @@ def _free_bitmap(vm: Vm, slot: Memslot | None, kept: Memslot | None) -> None:
     if slot is not None and slot.bitmap and (not kept or kept.bitmap != slot.bitmap):
         vm.dirty_bitmaps.pop(slot.bitmap, None)
         vm.logging.pop(slot.bitmap, None)
-    note_logging(vm, kept)
 
 
 @op(name="ioctl returns")

@@ -18,6 +18,7 @@ __all__ = [
 from typing import Any
 
 from kvmarch.kernel.gup import get_user_page, huge_range_fits, map_huge
+from kvmarch.kernel.huge_memory import split_pmd
 from kvmarch.kernel.mmu_notifier import (
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
@@ -48,21 +49,16 @@ def zap_ptes(mm: Mm, start: int, end: int) -> tuple[int, ...]:
     for vpn, _entry, pages in list(mm.mapped(start, end)):
         if pages > 1:
             split_pmd(mm, vpn)
+    first, stop = start >> mm.page_shift, -(-end >> mm.page_shift)
+    for vpn in [vpn for vpn in mm.swapped if first <= vpn < stop]:
+        del mm.swapped[vpn]
     for vpn, entry, _pages in list(mm.mapped(start, end)):
         del mm.ptes[vpn]
-        mm.swapped.pop(vpn, None)
         pfn = entry >> PFN_SHIFT
         if pfn != host.zero_pfn:
             host.pages[pfn].maps -= 1
             freed.append(pfn)
     return tuple(freed)
-
-
-def split_pmd(mm: Mm, first: int) -> None:
-    """Turn a huge host entry into entries of base page size."""
-    entry = mm.pmds.pop(first)
-    for offset in range(1 << mm.pmd_order):
-        mm.ptes[first + offset] = entry + (offset << PFN_SHIFT)
 
 
 @op(name="free pages")
@@ -172,6 +168,9 @@ def _move_ptes(mm: Mm, start: int, end: int, to: int) -> None:
         table = mm.pmds if pages > 1 else mm.ptes
         del table[vpn]
         table[vpn + distance] = entry
+    first, stop = start >> mm.page_shift, -(-end >> mm.page_shift)
+    for vpn in [vpn for vpn in mm.swapped if first <= vpn < stop]:
+        mm.swapped[vpn + distance] = mm.swapped.pop(vpn)
 
 
 @op(name="move VMA")
@@ -219,6 +218,7 @@ def _dup_mm(mm: Mm) -> Mm:
         pmd_order=mm.pmd_order,
     )
     child.vmas = list(mm.vmas)
+    child.swapped = dict(mm.swapped)
     child.k = mm.k
     return child
 

@@ -1,12 +1,12 @@
-"""What the host mm does on its own: age, reclaim, migrate, collapse, split.
+"""What the host mm does on its own: age, reclaim, migrate, collapse.
 
-Models mm/rmap.c, mm/migrate.c, mm/khugepaged.c, mm/huge_memory.c; the notifications
-are those of generic facts 2.14.
+Models mm/rmap.c, mm/migrate.c, mm/khugepaged.c; the notifications are those of
+generic facts 2.14.
 """
 
-__all__ = ["age", "collapse", "migrate", "reclaim", "split_huge"]
+__all__ = ["age", "collapse", "migrate", "reclaim"]
 
-from kvmarch.kernel.mmap import free_pages, split_pmd
+from kvmarch.kernel.mmap import free_pages
 from kvmarch.kernel.mmu_notifier import (
     mmu_notifier_clear_flush_young,
     mmu_notifier_clear_young,
@@ -89,8 +89,16 @@ def _is_held(mm: Mm, entry: int) -> bool:
 
 @op(name="remove migration entry")
 def _from_migration_entry(mm: Mm, vpn: int, entry: int, move: bool) -> tuple[int, ...]:
-    """Map the new page (or the old one again); return what is to be freed."""
+    """Map the new page (or the old one again); return what is to be freed.
+
+    What became of the migration entry meanwhile stays so: it may be gone, or allow
+    less than before.
+    """
     host = mm.host
+    now = mm.ptes.get(vpn, 0)
+    if now & (PRESENT | SPECIAL) != SPECIAL or now >> PFN_SHIFT != entry >> PFN_SHIFT:
+        return ()
+    entry = now & ~SPECIAL | PRESENT
     if not move:
         mm.ptes[vpn] = entry
         return ()
@@ -180,26 +188,3 @@ async def collapse(mm: Mm, hva: int) -> bool:
         pfns = await _attach(mm, first, entries)
     await free_pages(mm, pfns)
     return True
-
-
-@op(name="split huge PMD")
-def _split(mm: Mm, first: int) -> bool:
-    if first not in mm.pmds:
-        return False
-    split_pmd(mm, first)
-    return True
-
-
-async def split_huge(mm: Mm, hva: int) -> bool:
-    """Split the huge mapping around an hva; the pages stay what they are.
-
-    :Kernel: __split_huge_pmd() (event CLEAR).
-    """
-    first = hva >> mm.page_shift >> mm.pmd_order << mm.pmd_order
-    start = first << mm.page_shift
-    end = start + (1 << mm.pmd_order + mm.page_shift)
-    await mmu_notifier_invalidate_range_start(mm, start, end)
-    async with mm.ptl.write():
-        done = await _split(mm, first)
-    await mmu_notifier_invalidate_range_end(mm, start, end)
-    return done

@@ -83,6 +83,8 @@ def run(
             moved = _advance(world, task, bound - (world.steps - begun))
             if moved:
                 taken.append((task.name, moved))
+            # A path without a single step ends and has not moved.
+            if moved or task.done:
                 moved_any = True
         if world.steps - begun >= bound:
             end = "cut"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kvmarch.kernel import ksm, mmap, reclaim
+from kvmarch.kernel import huge_memory, ksm, mmap, reclaim
 from kvmarch.kernel.boot import Machine, destroy_vm
 from kvmarch.kernel.dirty_log import clear_dirty_log, get_dirty_log
 from kvmarch.kernel.gpc import Gpc, gpc_activate, gpc_deactivate, gpc_write
@@ -344,7 +344,7 @@ def collapse(c: Context, args: Mapping[str, Any]) -> Path[Any]:
 
 @verb("The host splits the huge mapping around a page.", memory="name", page="int")
 def split_huge(c: Context, args: Mapping[str, Any]) -> Path[Any]:
-    return reclaim.split_huge(c.machine.mm, c.pages(args)[0])
+    return huge_memory.split_huge(c.machine.mm, c.pages(args)[0])
 
 
 # -- gfn_to_pfn_cache --------------------------------------------------------------

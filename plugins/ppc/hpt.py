@@ -399,9 +399,12 @@ _VA_LOW_BITS = 11
 """How many bits of a page number the AVPN lacks at most: address bits 22:12."""
 _VA_LOW_MASK = (1 << _VA_LOW_BITS) - 1
 _VA_LOW_PLACE = _VA_LOW_MASK << _BASE_SHIFT
+_AVA, _RB_B, _AVAL = RbSmall.ava.mask, RbSmall.b.mask, RbLarge.aval.mask
 _AVAL_MOVE = 13 - RbLarge.aval.low
-_B_MOVE = HpteV.b.low - RbSmall.b.low
-_AVA_MASK = RbSmall.ava.mask
+_B_LOW = HpteV.b.low
+_B_MOVE = _B_LOW - RbSmall.b.low
+_VSID_MOVES = tuple(shift - _ADDRESS_SHIFT for shift in SEGMENT_SHIFTS)
+_LP, _RB_LARGE = LargePage.known, RbLarge.kind_value
 
 
 def compute_tlbie_rb(v: int, r: int, pte_index: int) -> int:
@@ -410,8 +413,7 @@ def compute_tlbie_rb(v: int, r: int, pte_index: int) -> int:
     The part of the address that V does not have follows from the group: the hash
     without the VSID.
 
-    :Kernel: compute_tlbie_rb(). The fact sheet has one result; the rest was read in
-        the function and in the definition of tlbie.
+    :Kernel: compute_tlbie_rb(). The fact sheet has one result; the rest was read there.
     :param pte_index: number of the HPTE in the table.
     """
     shifts = kvmppc_hpte_page_shifts(v, r)
@@ -420,19 +422,13 @@ def compute_tlbie_rb(v: int, r: int, pte_index: int) -> int:
     if v & HPTE_V_SECONDARY:
         group = ~group
     # Of B, the kernel too looks at the low bit alone.
-    b = v >> HpteV.b.low
-    vsid = v >> SEGMENT_SHIFTS[b & 1] - _ADDRESS_SHIFT
+    vsid = v >> _VSID_MOVES[v >> _B_LOW & 1]
     page = (group ^ vsid) & _VA_LOW_MASK
-    rb = (v & HPTE_V_AVPN) << _ADDRESS_SHIFT & _AVA_MASK | v >> _B_MOVE & RbSmall.b.mask
+    address = (v & HPTE_V_AVPN) << _ADDRESS_SHIFT & _AVA
+    b = v >> _B_MOVE & _RB_B
     if base <= _BASE_SHIFT:
-        return rb | page << _BASE_SHIFT | _AP.get(actual, 0)
+        return address | page << _BASE_SHIFT | b | _AP.get(actual, 0)
     low = page << base
     size_mask = (1 << actual) - 1
-    address = (rb & _AVA_MASK | low & _VA_LOW_PLACE) & ~size_mask
-    return (
-        address
-        | rb & RbLarge.b.mask
-        | low >> _AVAL_MOVE & RbLarge.aval.mask
-        | r & LargePage.known & size_mask
-        | RbLarge.kind_value
-    )
+    address = (address | low & _VA_LOW_PLACE) & ~size_mask
+    return address | b | low >> _AVAL_MOVE & _AVAL | r & _LP & size_mask | _RB_LARGE

@@ -1,7 +1,8 @@
 """Layouts: what a value means in one configuration of any PowerPC MMU.
 
-The formats themselves are stated in :mod:`kvmarch_ppc.radix_pte`,
-:mod:`kvmarch_ppc.hpte` and :mod:`kvmarch_ppc.e500_tlbe`, which make the layouts.
+Layouts are made by :func:`~kvmarch_ppc.radix_pte.make_radix_layout`,
+:func:`~kvmarch_ppc.hpt.make_hash_layout`, :func:`~kvmarch_ppc.hpt.make_pr_layout` and
+:func:`~kvmarch_ppc.e500_tlbe.make_e500_layout`.
 """
 
 __all__ = [

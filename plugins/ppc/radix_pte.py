@@ -298,11 +298,14 @@ def gpa_index(layout: RadixLayout, gpa: int, level: int) -> int:
 
 def gpa_indexes(layout: RadixLayout, gpa: int) -> tuple[int, int, int, int]:
     """Return the indexes of a guest real address: PGD, PUD, PMD, PTE."""
-    pte, pmd, pud, pgd = (
-        gpa >> shift & mask
-        for shift, mask in zip(layout.level_shift, layout.index_mask, strict=True)
+    pte, pmd, pud, pgd = layout.level_shift
+    pte_mask, pmd_mask, pud_mask, pgd_mask = layout.index_mask
+    return (
+        gpa >> pgd & pgd_mask,
+        gpa >> pud & pud_mask,
+        gpa >> pmd & pmd_mask,
+        gpa >> pte & pte_mask,
     )
-    return pgd, pud, pmd, pte
 
 
 def shift_to_level(layout: RadixLayout, shift: int) -> int:

@@ -1,0 +1,279 @@
+"""KSM: two brackets, and what makes it give up (generic facts 2.15)."""
+
+import pytest
+
+from kvmarch.kernel.ksm import ksm_scan, replace_page, write_protect_page
+from kvmarch.kernel.mmap import madvise_dontneed, touch_pages
+from kvmarch.kernel.reclaim import migrate
+from kvmarch.kernel.vcpu import guest_access
+from kvmarch.machine.host import DIRTY, PRESENT, WRITE, Vma
+
+RELEASES = [(3, 16), (5, 12), (5, 13), (5, 15), (6, 4), (6, 10)]
+
+
+@pytest.fixture
+def same(bench):
+    """A machine whose first pages hold these values."""
+
+    def make(release=(6, 1), contents=(7, 7, 3, 4)):
+        one = bench(release, pages=len(contents))
+        one.do(touch_pages(one.mm, one.hva, tuple(contents)))
+        one.slot()
+        return one
+
+    return make
+
+
+def scan(one, pages):
+    return one.do(ksm_scan(one.mm, one.hva, one.at(pages)), "ksmd")
+
+
+def kinds(one, pages):
+    return [one.host.pages[one.pfn(p)].kind if one.pfn(p) else "" for p in range(pages)]
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_two_equal_pages_become_one(same, release):
+    one = same(release)
+    second = one.pfn(1)
+
+    merged = scan(one, 4)
+
+    assert merged == 1
+    assert one.pfn(0) == one.pfn(1) == second
+    assert kinds(one, 4) == ["ksm", "ksm", "anon", "anon"]
+    assert not one.mm.pte(one.vpn(0)) & (WRITE | DIRTY)
+    assert not one.mm.pte(one.vpn(1)) & (WRITE | DIRTY)
+    page = one.host.pages[second]
+    assert (page.refs, page.maps) == (2, 2)
+    assert one.lost == []
+
+
+def test_the_later_page_takes_one_bracket_and_the_earlier_one_two(same):
+    one = same()
+    scan(one, 4)
+
+    brackets = [(d["start"], d["end"]) for d in one.named("kvm_unmap_hva_range")]
+    assert brackets == [
+        (one.at(1), one.at(2)),
+        (one.at(0), one.at(1)),
+        (one.at(0), one.at(1)),
+    ]
+    assert [d["hva"] for d in one.named("kvm_set_spte_hva")] == [
+        one.at(1),
+        one.at(0),
+        one.at(0),
+    ]
+
+
+def test_since_v6_10_nobody_is_told_of_the_new_pte(same):
+    one = same((6, 10))
+    scan(one, 4)
+
+    assert len(one.named("kvm_unmap_hva_range")) == 3
+    assert one.named("kvm_set_spte_hva") == []
+
+
+def test_a_third_page_joins_the_stable_tree(same):
+    one = same(contents=(7, 7, 7, 4))
+
+    merged = scan(one, 4)
+
+    assert merged == 2
+    assert one.pfn(0) == one.pfn(1) == one.pfn(2)
+    assert one.host.pages[one.pfn(0)].maps == 3
+    assert one.lost == []
+
+
+def test_a_second_scan_finds_nothing_new(same):
+    one = same()
+    scan(one, 4)
+    told = len(one.named("kvm_unmap_hva_range"))
+
+    assert scan(one, 4) == 0
+    assert len(one.named("kvm_unmap_hva_range")) == told
+
+
+def test_the_old_page_is_freed_inside_the_bracket(same):
+    one = same()
+    first = one.pfn(0)
+
+    names = one.trace(ksm_scan(one.mm, one.hva, one.at(4)))
+
+    last = len(names) - 1 - names[::-1].index("page_remove_rmap, put old page")
+    assert one.host.pages[first].freed
+    assert "close range" in names[last:]
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        pytest.param("other content", id="content"),
+        pytest.param("not mergeable", id="vma"),
+        pytest.param("zero page", id="zero-page"),
+        pytest.param("file", id="file-page"),
+        pytest.param("absent", id="absent"),
+    ],
+)
+def test_pages_that_are_left_alone(same, why):
+    one = same(contents=(7, 7))
+    if why == "other content":
+        one.host.pages[one.pfn(1)].content = 8
+    elif why == "not mergeable":
+        one.mm.vmas = [Vma(one.hva, one.at(2))]
+    elif why == "file":
+        one.host.pages[one.pfn(0)].kind = "file"
+    else:
+        one.do(madvise_dontneed(one.mm, one.hva, one.at(2)))
+        if why == "zero page":
+            one.access(0)
+            one.access(1)
+    told = len(one.named("kvm_unmap_hva_range"))
+
+    assert scan(one, 2) == 0
+    assert len(one.named("kvm_unmap_hva_range")) == told
+    assert one.lost == []
+
+
+@pytest.mark.parametrize("held", [0, 1], ids=["earlier", "later"])
+def test_a_page_that_somebody_holds_is_not_merged(same, held):
+    one = same()
+    one.host.get(one.pfn(held))
+    entries = [one.mm.pte(one.vpn(p)) for p in (0, 1)]
+
+    merged = scan(one, 4)
+
+    assert merged == 0
+    assert one.pfn(0) != one.pfn(1)
+    assert one.mm.pte(one.vpn(held)) == entries[held]
+    assert one.mm.vmas[0].mergeable
+    assert one.lost == []
+
+
+def test_a_ksm_page_that_stays_alone_is_undone(same):
+    one = same()
+    one.host.get(one.pfn(0))
+    later = one.pfn(1)
+
+    scan(one, 4)
+
+    assert one.host.pages[later].freed
+    assert kinds(one, 2) == ["anon", "anon"]
+    assert one.host.pages[one.pfn(1)].content == 7
+    assert one.mm.pte(one.vpn(1)) & WRITE
+
+
+def test_write_protection_is_taken_back_if_the_page_is_held(same):
+    one = same()
+    one.host.get(one.pfn(0))
+    one.host.get(one.pfn(0))
+    before = one.mm.pte(one.vpn(0))
+
+    result = one.do(write_protect_page(one.mm, one.vpn(0), one.pfn(0)))
+
+    assert (result, one.mm.pte(one.vpn(0))) == (0, before)
+    assert one.named("kvm_set_spte_hva") == []
+
+
+def test_a_page_that_is_protected_already_is_not_protected_again(same):
+    one = same()
+    one.mm.ptes[one.vpn(0)] &= ~(WRITE | DIRTY)
+    one.host.get(one.pfn(0))
+    before = one.mm.pte(one.vpn(0))
+
+    assert one.do(write_protect_page(one.mm, one.vpn(0), one.pfn(0))) == before
+
+
+def test_a_page_that_left_its_place_is_not_protected(same):
+    one = same()
+    old = one.pfn(0)
+    one.host.get(old)
+    one.do(madvise_dontneed(one.mm, one.hva, one.at(1)))
+    one.do(touch_pages(one.mm, one.hva, (7,)))
+    before = one.mm.pte(one.vpn(0))
+
+    result = one.do(write_protect_page(one.mm, one.vpn(0), old))
+
+    assert (result, one.mm.pte(one.vpn(0))) == (0, before)
+
+
+def test_a_page_that_migrates_is_not_protected(same):
+    one = same()
+    old = one.pfn(0)
+    moving = one.actor("migrate", migrate(one.mm, one.at(0)))
+    moving.past("install migration entry")
+    one.host.get(old)
+    moving.past("close range")
+
+    result = one.do(write_protect_page(one.mm, one.vpn(0), old))
+    moving.end()
+
+    assert result == 0
+    assert one.mm.pte(one.vpn(0)) & (PRESENT | WRITE) == PRESENT | WRITE
+
+
+def test_the_second_bracket_fails_if_the_pte_has_changed(same):
+    one = same()
+    kpage, old = one.pfn(1), one.pfn(0)
+    one.host.get(old)
+    protected = one.do(write_protect_page(one.mm, one.vpn(0), old))
+    one.host.put(old)
+    one.do(touch_pages(one.mm, one.hva, (7,)))
+    before = one.mm.pte(one.vpn(0))
+
+    done = one.do(replace_page(one.mm, one.vpn(0), protected, kpage))
+
+    assert done is False
+    assert one.mm.pte(one.vpn(0)) == before
+    assert one.host.pages[kpage].maps == 1
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_guest_that_reads_between_the_brackets_maps_the_old_page(same, release):
+    one = same(release)
+    old = one.pfn(0)
+    merging = one.actor("ksmd", ksm_scan(one.mm, one.hva, one.at(2)))
+    merging.past("becomes KSM page").to("compare pages")
+
+    one.access(0)
+    between = one.entry(0)
+    merging.end()
+
+    assert between >> 12 & ((1 << 40) - 1) == old
+    assert not between & 0b10
+    assert one.pfn(0) == one.pfn(1)
+    assert one.access(0) == "done"
+    assert one.lost == []
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_guest_that_writes_later_breaks_the_sharing(same, release):
+    one = same(release)
+    scan(one, 4)
+    shared = one.pfn(1)
+
+    one.access(0, "write")
+
+    assert one.pfn(0) != shared
+    assert one.pfn(1) == shared
+    assert one.host.pages[shared].content == 7
+    assert one.lost == []
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("access", ["read", "write"])
+def test_a_guest_and_ksm_at_once_at_every_step(same, release, access):
+    for steps in range(0, 110, 5):
+        one = same(release)
+        one.access(0, "write")
+        one.host.pages[one.pfn(0)].content = 7
+        merging = one.actor("ksmd", ksm_scan(one.mm, one.hva, one.at(4)))
+        for _ in range(steps):
+            merging.step()
+        guest = one.actor("vcpu0", guest_access(one.vcpu, 0, access))
+        one.interleave(guest, merging)
+
+        assert guest.task.result == "done"
+        assert one.lost == []
+        content = one.host.pages[one.pfn(0)].content
+        assert content == 7 or (access == "write" and content[0] == "vcpu0")

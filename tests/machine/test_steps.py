@@ -1,0 +1,124 @@
+"""Steps and scopes: what suspends a path, and what does not."""
+
+import pytest
+
+from kvmarch.machine.steps import BLOCKED, Op, Scope, Step, op
+
+
+@op
+def add(box, value):
+    box.append(value)
+    return len(box)
+
+
+@op(name="slow add", sleeps=True)
+def slow(box, value):
+    box.append(value)
+
+
+def take(step):
+    """Do what a step describes, as whoever drives a path does."""
+    return step.op.fn(*step.args)
+
+
+async def twice(box):
+    first = await add(box, "a")
+    second = await add(box, "b")
+    return first, second
+
+
+def test_calling_an_op_only_describes_the_action():
+    box = []
+
+    step = add(box, 1)
+
+    assert isinstance(step, Step)
+    assert (step.op, step.args, box) == (add, (box, 1), [])
+    assert repr(step) == "add"
+
+
+def test_running_a_step_does_the_action():
+    box = []
+
+    assert take(add(box, 1)) == 1
+    assert add.fn(box, 2) == 2
+    assert box == [1, 2]
+
+
+def test_an_op_has_the_functions_name_or_its_own():
+    assert (add.name, add.sleeps) == ("add", False)
+    assert (slow.name, slow.sleeps) == ("slow add", True)
+    assert repr(slow) == "Op(slow add)"
+    assert Op(len).name == "len"
+
+
+def test_arguments_are_given_by_position():
+    with pytest.raises(AssertionError, match="by position"):
+        add([], value=1)
+
+
+def test_awaiting_a_step_hands_it_to_the_driver():
+    box = []
+    path = twice(box)
+
+    first = path.send(None)
+    second = path.send(take(first))
+    with pytest.raises(StopIteration) as ended:
+        path.send(take(second))
+
+    assert (first.op, second.op) == (add, add)
+    assert ended.value.value == (1, 2)
+    assert box == ["a", "b"]
+
+
+def test_a_scope_takes_one_step_in_and_one_out():
+    box = []
+    scope = Scope(add(box, "in"), add(box, "out"))
+
+    async def path():
+        async with scope:
+            await add(box, "inside")
+
+    running = path()
+    for _ in range(3):
+        take(running.send(None))
+    with pytest.raises(StopIteration):
+        running.send(None)
+
+    assert box == ["in", "inside", "out"]
+
+
+def test_closing_a_path_inside_a_scope_takes_no_step():
+    box = []
+    scope = Scope(add(box, "in"), add(box, "out"))
+
+    async def path():
+        async with scope:
+            await add(box, "inside")
+
+    running = path()
+    take(running.send(None))
+    running.send(None)
+    running.close()
+
+    assert box == ["in"]
+
+
+def test_an_error_inside_a_scope_takes_no_step():
+    box = []
+    scope = Scope(add(box, "in"), add(box, "out"))
+
+    async def path():
+        async with scope:
+            raise ValueError("inside")
+
+    running = path()
+    take(running.send(None))
+    with pytest.raises(ValueError, match="inside"):
+        running.send(None)
+
+    assert box == ["in"]
+
+
+def test_blocked_prints_itself():
+    assert repr(BLOCKED) == "BLOCKED"
