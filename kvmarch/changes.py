@@ -153,6 +153,21 @@ class Choice:
             raise KernelError(f"choice {self.name}: two variants need {sorted(wanted)}")
         self.variants.append(Variant(wanted, value))
 
+    def joined(self, own: "Choice | None") -> "Choice":
+        """Return this choice as an architecture has it.
+
+        :param own: the architecture's choice of the same name. With a variant that
+            needs nothing it stands alone; without one it adds to this choice.
+        """
+        if own is None:
+            return self
+        if any(not variant.needs for variant in own.variants):
+            return own
+        both = Choice(self.name, self.doc)
+        mine = {variant.needs: variant for variant in (*self.variants, *own.variants)}
+        both.variants = list(mine.values())
+        return both
+
     def pick(self, applied: frozenset[str]) -> Any:
         """Return the variant with the most needs that are all applied.
 

@@ -280,7 +280,8 @@ def link(
     applied = applied_changes((*CHANGES, *arch.changes), release, plus, minus)
     if not arch.info.pfncache:
         applied -= gpc.CHANGES
-    own = {choice.name for choice in arch.choices}
+    own = {choice.name: choice for choice in arch.choices}
     fixed = {**_DEFAULTS, **FIXED, **arch.operations, "arch_info": arch.info}
-    choices = [c for c in CHOICES if c.name not in own]
-    return assemble(arch.name, release, applied, (*choices, *arch.choices), fixed)
+    for choice in CHOICES:
+        own[choice.name] = choice.joined(own.get(choice.name))
+    return assemble(arch.name, release, applied, own.values(), fixed)

@@ -23,11 +23,24 @@ class Field:
         what kind of entry this is, and ``pack`` fills it in.
     :param parts: bits that continue the field above its highest bit, as
         ``(high, low)`` pairs, for formats that split a number.
-    :param enum: names of the values, for printing.
+    :param enum: names of the values; a value without a name is refused.
+    :param shift: low bits of the number that are not stored because they are zero,
+        as in the frame number of a huge page. ``get`` and ``set`` speak the number.
     :param doc: one phrase about what the field means.
     """
 
-    __slots__ = ("doc", "enum", "fixed", "low", "mask", "name", "parts", "width")
+    __slots__ = (
+        "doc",
+        "enum",
+        "fixed",
+        "low",
+        "mask",
+        "name",
+        "named",
+        "parts",
+        "shift",
+        "width",
+    )
 
     def __init__(
         self,
@@ -37,6 +50,7 @@ class Field:
         fixed: int | None = None,
         parts: tuple[tuple[int, int], ...] = (),
         enum: type[IntEnum] | None = None,
+        shift: int = 0,
         doc: str = "",
     ) -> None:
         low = high if low is None else low
@@ -57,6 +71,8 @@ class Field:
             self.width += width
         self.fixed = fixed
         self.enum = enum
+        self.named = None if enum is None else frozenset(map(int, enum))
+        self.shift = shift
         self.doc = doc
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -76,13 +92,13 @@ class Field:
     def get(self, entry: int) -> int:
         """Return the field's value in an entry."""
         if len(self.parts) == 1:
-            return (entry & self.mask) >> self.low
+            return (entry & self.mask) >> self.low << self.shift
         value, at = 0, 0
         for top, bottom in self.parts:
             width = top - bottom + 1
             value |= (entry >> bottom & (1 << width) - 1) << at
             at += width
-        return value
+        return value << self.shift
 
     def set(self, entry: int, value: int) -> int:
         """Return the entry with the field set to a value.
@@ -94,8 +110,14 @@ class Field:
     def place(self, value: int) -> int:
         """Return the value at its place, all other bits zero.
 
-        :raises EntryError: the value does not fit into the field.
+        :raises EntryError: the value does not fit into the field, or has one of the
+            bits that are not stored.
         """
+        if value & (1 << self.shift) - 1:
+            raise EntryError(
+                f"{self.name}: {value:#x} is no multiple of {1 << self.shift:#x}"
+            )
+        value >>= self.shift
         if not 0 <= value < 1 << self.width:
             raise EntryError(
                 f"{self.name}: {value:#x} does not fit into {self.width} bits"
@@ -109,13 +131,14 @@ class Field:
             value >>= width
         return entry
 
+    def names(self) -> str:
+        """Return the values that have a name, for messages."""
+        return ", ".join(f"{e.name}({e.value:#x})" for e in self.enum or ())
+
     def show(self, value: int) -> str:
         """Return the value as people read it: a name, a bit or hexadecimal."""
-        if self.enum is not None:
-            try:
-                return f"{self.enum(value).name}({value:#x})"
-            except ValueError:
-                return f"{value:#x}"
+        if self.enum is not None and self.named and value in self.named:
+            return f"{self.enum(value).name}({value:#x})"
         return str(value) if self.width == 1 else f"{value:#x}"
 
 
@@ -131,6 +154,8 @@ class EntryFormat:
     """Bits of an entry."""
     fields: ClassVar[MappingProxyType[str, Field]] = MappingProxyType({})
     """The fields by name, highest bit first."""
+    enums: ClassVar[tuple[Field, ...]] = ()
+    """The fields whose values have names."""
     known: ClassVar[int] = 0
     """All bits that a field claims."""
     kind_mask: ClassVar[int] = 0
@@ -172,6 +197,7 @@ class EntryFormat:
                 kind_value |= field.place(field.fixed)
         ordered = sorted(rows.values(), key=lambda f: f.mask, reverse=True)
         cls.fields = MappingProxyType({f.name: f for f in ordered})
+        cls.enums = tuple(f for f in ordered if f.named is not None)
         cls.known, cls.kind_mask, cls.kind_value = known, kind_mask, kind_value
 
     @classmethod
@@ -191,6 +217,10 @@ class EntryFormat:
             if field.fixed is not None and value != field.fixed:
                 raise EntryError(
                     f"{cls.__name__}.{name} is always {field.fixed:#x}, not {value:#x}"
+                )
+            if field.named is not None and value not in field.named:
+                raise EntryError(
+                    f"{cls.__name__}.{name}: {value:#x} has no name; there is {field.names()}"
                 )
             entry |= field.place(value)
         return entry
@@ -226,6 +256,13 @@ class EntryFormat:
             raise EntryError(
                 f"{entry:#x}: {cls.__name__}.{wrong.name} is always {wrong.fixed:#x}"
             )
+        for field in cls.enums:
+            value = field.get(entry)
+            if field.named is not None and value not in field.named:
+                raise EntryError(
+                    f"{entry:#x}: {cls.__name__}.{field.name} is {value:#x}; "
+                    f"there is {field.names()}"
+                )
 
     @classmethod
     def accepts(cls, entry: int) -> bool:
@@ -234,6 +271,7 @@ class EntryFormat:
             0 <= entry < 1 << cls.width
             and not entry & ~cls.known
             and entry & cls.kind_mask == cls.kind_value
+            and all(f.named is None or f.get(entry) in f.named for f in cls.enums)
         )
 
     @classmethod

@@ -20,11 +20,13 @@ WORD = 64
 
 
 @op(name="find slot")
-def _slot(vm: Vm, slot_number: int) -> Memslot | None:
+def _slot(vm: Vm, slot_number: int) -> Memslot | int:
+    """Return the slot if it logs; else the errno: no such number, or no log."""
     as_id, slot_id = slot_number >> 16, slot_number & 0xFFFF
-    if as_id >= len(vm.memslots):
-        return None
-    return vm.memslots[as_id].by_id(slot_id)
+    if as_id >= len(vm.memslots) or slot_id >= int(vm.k.user_mem_slots.fn(vm)):
+        return EINVAL
+    slot = vm.memslots[as_id].by_id(slot_id)
+    return slot if slot is not None and slot.bitmap else ENOENT
 
 
 @op(name="xchg bitmap word")
@@ -75,8 +77,8 @@ async def get_dirty_log(vm: Vm, slot_number: int) -> tuple[int, int]:
     """
     async with vm.slots_lock.write():
         slot = await _slot(vm, slot_number)
-        if slot is None or not slot.bitmap:
-            return ENOENT, 0
+        if isinstance(slot, int):
+            return slot, 0
         await vm.k.sync_dirty_log(vm, slot)
         if vm.manual_protect:
             bits = await _copy(vm, slot)
@@ -122,8 +124,8 @@ async def clear_dirty_log(
     """
     async with vm.slots_lock.write():
         slot = await _slot(vm, slot_number)
-        if slot is None or not slot.bitmap:
-            return ENOENT
+        if isinstance(slot, int):
+            return slot
         if (
             first_page % WORD
             or first_page > slot.npages

@@ -331,6 +331,11 @@ async def _resolve_as_introduced(vm: Vm, uhva: int) -> int:
     return pfn
 
 
+gpc_pins_page = Choice("gpc_pins_page", "whether a cache holds a reference to its page")
+gpc_pins_page.add(False)
+gpc_pins_page.add(True, "gpc")
+gpc_pins_page.add(False, "gpc", "gpc-refresh-lock")
+
 gpc_retry = Choice("gpc_retry", "the retry check of a GPC as it was introduced")
 
 
@@ -400,11 +405,15 @@ async def gpc_deactivate(gpc: Gpc) -> None:
 
     :Kernel: kvm_gpc_deactivate().
     """
+    vm = gpc.vm
     async with gpc.lock.write():
+        _active, _valid, _uhva, pfn = await _state(gpc)
         await _set_active(gpc, 0)
         await _store(gpc, 0, NO_PFN, -1)
-    async with gpc.vm.gpc_lock.write():
+    async with vm.gpc_lock.write():
         await _unlink(gpc)
+    if vm.k.gpc_pins_page and pfn != NO_PFN:
+        await _put(vm, pfn)
 
 
 @op(name="write through khva")
@@ -453,5 +462,6 @@ CHOICES: tuple[Choice, ...] = (
     gpc_requires_active,
     gpc_refresh,
     gpc_fixes_offset,
+    gpc_pins_page,
     gpc_retry,
 )

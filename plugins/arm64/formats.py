@@ -15,7 +15,6 @@ __all__ = [
     "Donation",
     "Empty",
     "ExecuteNever",
-    "Frame",
     "Invalid",
     "InvalidType",
     "Leaf",
@@ -36,7 +35,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
-from typing import ClassVar
 
 from kvmarch_arm64.geometry import (
     KVM_PGTABLE_LAST_LEVEL,
@@ -44,7 +42,7 @@ from kvmarch_arm64.geometry import (
     kvm_granule_shift,
 )
 
-from kvmarch import EntryError, EntryFormat, Field
+from kvmarch import EntryFormat, Field
 
 
 class MemAttr(IntEnum):
@@ -92,80 +90,10 @@ class InvalidType(IntEnum):
     POISONED = 3
 
 
-class Frame(Field):
-    """A page frame number, stored without its lowest bits because they are zero.
-
-    :param shift: how many low bits are left out: none for a page or a table.
-    """
-
-    __slots__ = ("shift",)
-
-    def __init__(
-        self,
-        high: int,
-        low: int,
-        *,
-        shift: int,
-        parts: tuple[tuple[int, int], ...] = (),
-        doc: str = "",
-    ) -> None:
-        super().__init__(high, low, parts=parts, doc=doc)
-        self.shift = shift
-
-    def get(self, entry: int) -> int:
-        """Return the frame number."""
-        return super().get(entry) << self.shift
-
-    def place(self, value: int) -> int:
-        """Return the frame number at its place.
-
-        :raises EntryError: it does not fit, or is not aligned to the block.
-        """
-        if value & (1 << self.shift) - 1:
-            raise EntryError(
-                f"{self.name}: {value:#x} is no multiple of {1 << self.shift:#x}"
-            )
-        return super().place(value >> self.shift)
-
-
 class Descriptor(EntryFormat):
-    """Any entry: a value that an enumeration does not name is refused."""
+    """Any entry."""
 
     valid = Field(0, doc="hardware uses the entry")
-
-    _named: ClassVar[tuple[tuple[Field, frozenset[int]], ...]] = ()
-    """The fields with an enumeration, and the values that it names."""
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        cls._named = tuple(
-            (field, frozenset(map(int, field.enum)))
-            for field in cls.fields.values()
-            if field.enum is not None
-        )
-
-    @classmethod
-    def check(cls, entry: int) -> None:
-        """Refuse what is not an entry of this kind.
-
-        :raises EntryError: with the bits or the field at fault.
-        """
-        super().check(entry)
-        for field, known in cls._named:
-            value = field.get(entry)
-            if value not in known:
-                names = ", ".join(field.show(code) for code in sorted(known))
-                raise EntryError(
-                    f"{entry:#x}: {cls.__name__}.{field.name} is {value:#x}; "
-                    f"there is {names}"
-                )
-
-    @classmethod
-    def accepts(cls, entry: int) -> bool:
-        """Return whether the value is an entry of this kind without stray bits."""
-        return super().accepts(entry) and all(
-            field.get(entry) in known for field, known in cls._named
-        )
 
     @classmethod
     def may_change(cls, old: int, new: int) -> bool:
@@ -342,7 +270,7 @@ def _size(shift: int) -> str:
     return f"{1 << shift % 10}{'?KMGT'[shift // 10]}"
 
 
-def _frame(o: Options, level: int, doc: str) -> Frame:
+def _frame(o: Options, level: int, doc: str) -> Field:
     """Return the address field of an entry that maps what one of this level covers."""
     parts: tuple[tuple[int, int], ...] = ()
     if o.lpa2:
@@ -351,7 +279,7 @@ def _frame(o: Options, level: int, doc: str) -> Frame:
         parts = ((15, 12),)
     low = kvm_granule_shift(o.page_shift, level)
     high = 49 if o.lpa2 else 47
-    return Frame(high, low, shift=low - o.page_shift, parts=parts, doc=doc)
+    return Field(high, low, shift=low - o.page_shift, parts=parts, doc=doc)
 
 
 def _leaf(o: Options, level: int) -> type[Descriptor]:

@@ -64,6 +64,8 @@ class SegmentSize(IntEnum):
 
     S256M = 0
     S1T = 1
+    RESERVED_2 = 2
+    RESERVED_3 = 3
 
 
 class Protection(IntEnum):
@@ -73,7 +75,10 @@ class Protection(IntEnum):
     RWRX = 1
     RWRW = 2
     RXRX = 3
+    RESERVED_4 = 4
+    RESERVED_5 = 5
     RXXX = 6
+    RESERVED_7 = 7
 
 
 class Live(EntryFormat):

@@ -9,7 +9,6 @@ __all__ = [
     "ENTRY_SHIFT",
     "PAGE_SHIFTS",
     "REAL_ADDRESS_BITS",
-    "Aligned",
     "Decoded",
     "Empty",
     "Layout",
@@ -32,34 +31,6 @@ REAL_ADDRESS_BITS = 53
 """A host real address has its highest bit one below (fact sheet ppc, 3.2)."""
 ENTRY_SHIFT = 3
 """An entry of a tree has 8 bytes."""
-
-
-class Aligned(Field):
-    """A number that is stored without its lowest bits, because they are zero.
-
-    :param shift: how many low bits are left out.
-    """
-
-    __slots__ = ("shift",)
-
-    def __init__(self, high: int, low: int, *, shift: int, doc: str = "") -> None:
-        super().__init__(high, low, doc=doc)
-        self.shift = shift
-
-    def get(self, entry: int) -> int:
-        """Return the number, its lowest bits zero."""
-        return super().get(entry) << self.shift
-
-    def place(self, value: int) -> int:
-        """Return the number at its place.
-
-        :raises EntryError: it does not fit, or one of its lowest bits is set.
-        """
-        if value & (1 << self.shift) - 1:
-            raise EntryError(
-                f"{self.name}: {value:#x} is no multiple of {1 << self.shift:#x}"
-            )
-        return super().place(value >> self.shift)
 
 
 class Empty(EntryFormat):

@@ -23,7 +23,7 @@ __all__ = [
 
 from collections.abc import Mapping
 
-from kvmarch_ppc.layout import Aligned, Empty
+from kvmarch_ppc.layout import Empty
 
 from kvmarch import EntryFormat, Field
 
@@ -32,7 +32,7 @@ class NestRmap(EntryFormat):
     """One nested entry, as a list holds it."""
 
     lpid = Field(63, 52, doc="LPID that L1 gave its guest; never 0")
-    n_gpa = Aligned(51, 12, shift=12, doc="real address in the nested guest")
+    n_gpa = Field(51, 12, shift=12, doc="real address in the nested guest")
     single = Field(0, fixed=0, doc="RMAP_NESTED_IS_SINGLE_ENTRY")
 
 
@@ -46,7 +46,7 @@ class NestRmapList(EntryFormat):
     """The host's own address of the first element of a list."""
 
     type = Field(63, 56, fixed=0xC0, doc="KVMPPC_RMAP_NESTED: a linear-map address")
-    address = Aligned(55, 3, shift=3, doc="the rest of the address")
+    address = Field(55, 3, shift=3, doc="the rest of the address")
 
 
 NEST_RMAP_KINDS: Mapping[str, type[EntryFormat]] = {

@@ -20,7 +20,7 @@ __all__ = [
     "radix_dword1",
 ]
 
-from kvmarch_ppc.layout import REAL_ADDRESS_BITS, Aligned
+from kvmarch_ppc.layout import REAL_ADDRESS_BITS
 
 from kvmarch import EntryError, EntryFormat, Field
 
@@ -44,7 +44,7 @@ class PartitionRadix0(EntryFormat):
         fixed=GPA_BITS - RTS_BIAS,
         doc="guest real address bits, minus 31; the low part comes first",
     )
-    pa = Aligned(
+    pa = Field(
         REAL_ADDRESS_BITS - 1, PGD_SHIFT, shift=PGD_SHIFT, doc="real address of the PGD"
     )
     rpds = Field(4, 0, fixed=13, doc="index bits of the PGD")
@@ -54,7 +54,7 @@ class PartitionHash0(EntryFormat):
     """First doubleword of a hash guest: where the HPT is."""
 
     hr = Field(63, fixed=0, doc="PATB_HR: translated by a radix tree")
-    htaborg = Aligned(
+    htaborg = Field(
         REAL_ADDRESS_BITS - 1,
         MIN_HPT_ORDER,
         shift=MIN_HPT_ORDER,
@@ -73,7 +73,7 @@ class ProcessTable(EntryFormat):
     Its fields are not in the fact sheet: they are PRTB_MASK and PRTS_MASK.
     """
 
-    prtb = Aligned(59, 12, shift=12, doc="guest real address of the process table")
+    prtb = Field(59, 12, shift=12, doc="guest real address of the process table")
     prts = Field(4, 0, doc="size of the process table")
 
 

@@ -59,7 +59,6 @@ from typing import Any
 from kvmarch_ppc.layout import (
     ENTRY_SHIFT,
     REAL_ADDRESS_BITS,
-    Aligned,
     Empty,
     Layout,
     find_page_shift,
@@ -210,7 +209,7 @@ def _make_leaf(page_shift: int, shift: int, kind: str, **fixed: int) -> type[Pte
         name: Field(PteBits.fields[name].low, fixed=value, doc=PteBits.fields[name].doc)
         for name, value in fixed.items()
     }
-    fields["pfn"] = Aligned(
+    fields["pfn"] = Field(
         REAL_ADDRESS_BITS - 1, shift, shift=shift - page_shift, doc="first host frame"
     )
     fields["__doc__"] = f"An entry of {size}iB: {kind}."
@@ -222,7 +221,7 @@ def _make_table(next_bits: int) -> type[Table]:
     shift = next_bits + ENTRY_SHIFT
     fields: dict[str, Any] = {
         "__doc__": f"A pointer to a table of {1 << next_bits} entries.",
-        "pa": Aligned(REAL_ADDRESS_BITS - 1, shift, shift=shift, doc="the next table"),
+        "pa": Field(REAL_ADDRESS_BITS - 1, shift, shift=shift, doc="the next table"),
         "nls": Field(4, 0, fixed=next_bits, doc="index bits of the next table"),
     }
     made: type[Table] = type(f"Table{1 << next_bits}", (Table,), fields)

@@ -40,7 +40,7 @@ from kvmarch_ppc.layout import formats
 
 from kvmarch import EntryError
 
-S256M, S1T = SegmentSize
+S256M, S1T = SegmentSize.S256M, SegmentSize.S1T
 H1 = {"vsid": 0x123456, "ea": 0xABC000, "pshift": 12, "ssize": S256M}
 H2 = {"vsid": 0x1234, "ea": 0x1234560000, "pshift": 16, "ssize": S1T}
 H2_R = 0x0000000223451192
