@@ -186,13 +186,15 @@ class Choice:
         return best[0].value
 
 
-@dataclass(slots=True)
+@dataclass
 class Kernel:
     """One assembled kernel: every choice as an attribute, picked once.
 
     Plain functions arrive as :class:`~kvmarch.machine.steps.Op`, so that a path
     awaits every choice alike, whether it is one atomic step or a path of its own.
     """
+
+    # Without slots: an attribute that was read once is found without a call.
 
     release: Release
     arch: str
@@ -201,9 +203,11 @@ class Kernel:
 
     def __getattr__(self, name: str) -> Any:
         try:
-            return self.choices[name]
+            value = self.choices[name]
         except KeyError:
             raise AttributeError(f"the kernel has no {name}") from None
+        vars(self)[name] = value
+        return value
 
     def has(self, name: str) -> bool:
         """Return whether the kernel has a step or value of that name."""

@@ -220,7 +220,8 @@ class EntryFormat:
                 )
             if field.named is not None and value not in field.named:
                 raise EntryError(
-                    f"{cls.__name__}.{name}: {value:#x} has no name; there is {field.names()}"
+                    f"{cls.__name__}.{name}: {value:#x} has no name; "
+                    f"there is {field.names()}"
                 )
             entry |= field.place(value)
         return entry

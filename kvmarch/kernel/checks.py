@@ -91,10 +91,16 @@ def check_touch(vcpu: "Vcpu", gfn: int, pfn: int, access: str) -> None:
         )
 
 
+def _host_allows(vm: "Vm", slot: "Memslot", gfn: int, access: str) -> bool:
+    vma = vm.mm.find_vma(slot.hva(gfn, vm.page_shift))
+    return vma is not None and (vma.write or access != "write")
+
+
 def check_emulation(vcpu: "Vcpu", gfn: int, access: str) -> None:
     """Check an access that is about to be answered as MMIO.
 
-    Inside kvm->srcu: an update that is final was final before the fault began.
+    Inside kvm->srcu: an update that is final was final before the fault began. Where
+    the host itself denies the access, MIPS emulates it; that is not stale.
     """
     vm = vcpu.vm
     slot = vm.memslots[vcpu.as_id].find(gfn)
@@ -103,6 +109,7 @@ def check_emulation(vcpu: "Vcpu", gfn: int, access: str) -> None:
         and not slot.invalid
         and vcpu.as_id not in vm.updating
         and not (slot.readonly and access == "write")
+        and _host_allows(vm, slot, gfn, access)
     ):
         vm.world.violate(
             "stale-mmio",

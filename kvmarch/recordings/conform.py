@@ -9,7 +9,7 @@ __all__ = ["Finding", "conform"]
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 from kvmarch.changes import (
@@ -89,8 +89,11 @@ def conform(
     options = {"page_size": str(recording.page_size), **(given or {})}
     for name, value in recording.parameters.items():
         known_parameter = arch.info.parameters.get(name)
-        if known_parameter is None or value not in known_parameter[1]:
+        if known_parameter is None:
             notes.append(f"the model has no parameter {name}={value}")
+        elif value not in known_parameter[1]:
+            why = f"{name}={value} is not modelled"
+            return [Finding(recording.name, "", "recording", "not compared", why)]
         else:
             option, values = known_parameter
             options.setdefault(option, str(values[value]))
@@ -273,6 +276,9 @@ class _Comparison:
     def host_pages(self, stage: Stage, look: Mapping[str, Any]) -> Finding:
         """Compare which gfns have a page, and which of them share one."""
         assert stage.look is not None
+        if not look["slot"]:
+            why = "the slot was refused: its memory is behind no gfn"
+            return self.row(stage, "host pages", "not compared", why)
         pairs = [
             (stage.look.pages[look["gfn"] + i], pfn)
             for i, pfn in enumerate(look["pages"])
@@ -281,6 +287,11 @@ class _Comparison:
         for real, pfn in pairs:
             if real and pfn:
                 self.pages[pfn] = real
+        # Pages that the recording does not list, but that lie behind one that it does
+        # in the model, are taken to lie behind it there too: one huge page.
+        for before, pfn in pairwise(look["pages"]):
+            if pfn and pfn == before + 1 and before in self.pages:
+                self.pages.setdefault(pfn, self.pages[before] + 1)
         real_shape = _shape([real for real, _pfn in pairs])
         return self.same(
             stage, "host pages", real_shape, _shape([pfn for _real, pfn in pairs])
@@ -383,6 +394,15 @@ class _Comparison:
                     f"{stage.omitted} events were cut from the recording",
                 )
             model = model[: len(real)]
+        given_up = len(real) - len(model)
+        if model and given_up > 0 and real[given_up:] == model:
+            tried = set(model)
+            if all(event in tried for event in real[:given_up]):
+                # Whether somebody holds a page while KSM tries is the host's choice;
+                # what was given up is tried again until it works.
+                return self.row(
+                    stage, what, "agree", f"after {given_up} events of vain attempts"
+                )
         return self.same(stage, what, real, model)
 
     def calls(self, stage: Stage) -> Iterator[Finding]:

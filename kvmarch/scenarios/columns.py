@@ -6,7 +6,7 @@ whole run, and at the machine as it is at the end.
 
 __all__ = ["SHOWS", "Seen", "check_column", "value_of"]
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from errno import errorcode
 from typing import Any
 
@@ -53,14 +53,12 @@ class Seen:
         moment: Event | None = None
         at = args.get("at")
         if at is None:
-            moment = next(
-                (
-                    e
-                    for e in self.events
-                    if e.name == "mark" and e.data["name"] == args.get("after")
-                ),
-                self.events[-1],
-            )
+            marks = [
+                event
+                for event in self.events
+                if event.name == "mark" and event.data["name"] == args.get("after")
+            ]
+            moment = next(iter(marks or self.events[-1:]), None)
         else:
             for event in self.after(args):
                 if event.name == at:
@@ -84,28 +82,53 @@ class Seen:
 
 Show = Callable[[Seen, Mapping[str, Any]], Any]
 
-SHOWS: dict[str, tuple[Show, frozenset[str]]] = {}
+SHOWS: dict[str, tuple[Show, tuple[str, ...]]] = {}
+
+_KINDS: Mapping[str, type] = {"gfn": int, "nth": int, "with": list}
+"""What the keys of columns hold; the others are texts."""
 
 
 def show(*keys: str) -> Callable[[Show], Show]:
-    """Register a kind of column and the keys that it understands."""
+    """Register a kind of column and the keys that it understands.
+
+    :param keys: with a question mark in front where a key may be left out.
+    """
 
     def register(function: Show) -> Show:
-        SHOWS[function.__name__.strip("_")] = function, frozenset(keys)
+        SHOWS[function.__name__.strip("_")] = function, keys
         return function
 
     return register
 
 
-def check_column(name: str, args: Mapping[str, Any]) -> str:
-    """Return why a column is refused; empty if it is not."""
+def check_column(
+    name: str, args: Mapping[str, Any], marks: Container[str]
+) -> tuple[str, str]:
+    """Return which key of a column is refused and why; the latter empty if none is.
+
+    :param marks: the names of the marks that the scenario sets.
+    """
     if name not in SHOWS:
-        return f"unknown show {name!r}; there is {', '.join(sorted(SHOWS))}"
-    known = SHOWS[name][1]
-    for key in args:
+        return "", f"unknown show {name!r}; there is {', '.join(sorted(SHOWS))}"
+    keys = SHOWS[name][1]
+    known = sorted(key.removeprefix("?") for key in keys)
+    for key, value in args.items():
         if key not in known:
-            return f"{name} has no key {key}; there is {', '.join(sorted(known))}"
-    return ""
+            return "", f"{name} has no key {key}; there is {', '.join(known)}"
+        kind = _KINDS.get(key, str)
+        if type(value) is not kind:
+            return key, f"{value!r} is {type(value).__name__}, not {kind.__name__}"
+    for key in keys:
+        if not key.startswith("?") and key not in args:
+            return "", f"{name} needs {key}"
+    if "after" in args and args["after"] not in marks:
+        return "after", f"no step has mark name={args['after']}"
+    if name == "value":
+        try:
+            properties.compile_bad(args["of"])
+        except ScenarioError as error:
+            return "of", str(error)
+    return "", ""
 
 
 def value_of(column: Column, seen: Seen) -> Any:
@@ -113,14 +136,14 @@ def value_of(column: Column, seen: Seen) -> Any:
     return SHOWS[column.show][0](seen, column.args)
 
 
-@show("gfn", "after", "at")
+@show("?gfn", "?after", "?at")
 def entry(seen: Seen, args: Mapping[str, Any]) -> str:
     """Show an entry as hexadecimal; empty if the moment never came."""
     found = seen.entry_at(args)
     return "" if found is None else f"{found[0]:#x}"
 
 
-@show("gfn", "after", "at")
+@show("?gfn", "?after", "?at")
 def kind(seen: Seen, args: Mapping[str, Any]) -> str:
     """Show what kind of entry there is."""
     found = seen.entry_at(args)
@@ -129,14 +152,14 @@ def kind(seen: Seen, args: Mapping[str, Any]) -> str:
     return str(seen.k.decode.fn(seen.k, seen.options, *found)[0])
 
 
-@show("gfn", "after", "at")
+@show("?gfn", "?after", "?at")
 def level(seen: Seen, args: Mapping[str, Any]) -> int | str:
     """Show at which level the lowest entry is."""
     found = seen.entry_at(args)
     return "" if found is None else found[1]
 
 
-@show("gfn", "after", "before", "at")
+@show("?gfn", "after", "before", "at")
 def effect(seen: Seen, args: Mapping[str, Any]) -> str:
     """Show what happened to an entry between two events.
 
@@ -155,14 +178,14 @@ def effect(seen: Seen, args: Mapping[str, Any]) -> str:
     return "unmapped" if had else "none"
 
 
-@show("after", "event")
+@show("?after", "event")
 def callback(seen: Seen, args: Mapping[str, Any]) -> str:
     """Show whether an event came at all: present or absent."""
     found = any(e.name == args["event"] for e in seen.after(args))
     return "present" if found else "absent"
 
 
-@show("after", "begin", "end")
+@show("?after", "begin", "end")
 def flush(seen: Seen, args: Mapping[str, Any]) -> str:
     """Show the flush of a callback: owed, inside (done by itself) or none.
 
@@ -194,7 +217,7 @@ def saved(seen: Seen, args: Mapping[str, Any]) -> Any:
 _FLUSHES = {"tlb_invalidate", "kvm_make_all_cpus_request"}
 
 
-@show("after", "gfn")
+@show("?after", "?gfn")
 def exits(seen: Seen, args: Mapping[str, Any]) -> int:
     """Show how often the guest left with a fault, other than on purpose."""
     leave = LEAVE_GPA >> seen.played.machine.mm.page_shift
@@ -208,22 +231,22 @@ def exits(seen: Seen, args: Mapping[str, Any]) -> int:
     )
 
 
-@show("after", "event")
+@show("?after", "event")
 def count(seen: Seen, args: Mapping[str, Any]) -> int:
     """Show how often an event came."""
     return sum(1 for event in seen.after(args) if event.name == args["event"])
 
 
-@show("after", "nth")
+@show("?after", "?nth")
 def result(seen: Seen, args: Mapping[str, Any]) -> Any:
     """Show what a call returned; errors by name, bitmaps as hexadecimal."""
-    verb = ""
+    verbs: dict[str, str] = {}
     values = []
     for event in seen.after(args):
         if event.name == "step":
-            verb = event.data["text"].split()[0]
+            verbs[event.task] = event.data["text"].split()[0]
         elif event.name == "result":
-            values.append((verb, event.data["value"]))
+            values.append((verbs.get(event.task, ""), event.data["value"]))
     nth = args.get("nth", 0)
     if nth >= len(values):
         return ""
@@ -231,12 +254,12 @@ def result(seen: Seen, args: Mapping[str, Any]) -> Any:
     if isinstance(value, tuple):
         errno, bits = value
         return errorcode[errno] if errno else f"{bits:#x}"
-    if VERBS[verb].returns_errno and value:
+    if verb in VERBS and VERBS[verb].returns_errno and value:
         return errorcode[value]
     return value if isinstance(value, int | str) else str(value)
 
 
-@show("after")
+@show("?after")
 def violations(seen: Seen, args: Mapping[str, Any]) -> str:
     """Show the properties that were lost."""
     lost = dict.fromkeys(
@@ -245,7 +268,7 @@ def violations(seen: Seen, args: Mapping[str, Any]) -> str:
     return " ".join(lost) or "none"
 
 
-@show("after", "field", "event")
+@show("?after", "field", "event")
 def data(seen: Seen, args: Mapping[str, Any]) -> Any:
     """Show one datum of the last event of a name."""
     value: Any = ""
@@ -267,7 +290,4 @@ def value(seen: Seen, args: Mapping[str, Any]) -> Any:
     """Show an expression of the machine's end state, as properties write them."""
     machine = seen.played.machine
     context = Context(machine, {}, gpcs={g.name: g for g in machine.gpcs})
-    try:
-        return properties.evaluate(args["of"], context)
-    except (NameError, AttributeError, LookupError, TypeError) as error:
-        raise ScenarioError(f"value {args['of']!r}: {error}") from None
+    return properties.evaluate(args["of"], context)

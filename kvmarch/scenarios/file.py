@@ -13,10 +13,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from kvmarch.changes import find_release
 from kvmarch.errors import ScenarioError, UnknownNameError
+from kvmarch.scenarios.properties import ASKED, compile_bad
 
 FIRST_HVA = 0x7F00_0000_0000
 """Where the first memory of a scenario is mapped, in bytes; 1 GiB for each."""
+COMMON = ("arch", "kernel", "mmu", "note")
+"""Columns that every comparison has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +162,11 @@ class _Reader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.vcpus = 1
+        self.known: dict[str, Memory] = {}
+        """The scenario's memories by name."""
+        self.marks: set[str] = set()
+        """The marks that its steps set."""
 
     def refuse(self, where: str, why: str) -> ScenarioError:
         return ScenarioError(f"{self.path}: {where}: {why}")
@@ -165,14 +174,14 @@ class _Reader:
     def take(
         self, table: dict[str, Any], where: str, key: str, kind: type, default: Any
     ) -> Any:
+        place = f"{where}.{key}" if where and key else where or key
         value = table.pop(key, default)
         if value is ...:
-            raise self.refuse(f"{where}.{key}" if where else key, "is missing")
+            raise self.refuse(place, "is missing")
         wrong = not isinstance(value, kind) or (kind is int and value is True)
         if wrong and value is not default:
             raise self.refuse(
-                f"{where}.{key}" if where else key,
-                f"{value!r} is {type(value).__name__}, not {kind.__name__}",
+                place, f"{value!r} is {type(value).__name__}, not {kind.__name__}"
             )
         return value
 
@@ -182,42 +191,75 @@ class _Reader:
                 f"{where}.{key}" if where else key, f"unknown key; there is {known}"
             )
 
+    def number(
+        self, table: dict[str, Any], where: str, key: str, default: int, least: int
+    ) -> int:
+        value: int = self.take(table, where, key, int, default)
+        if value < least and value is not default:
+            raise self.refuse(f"{where}.{key}", f"{value} is less than {least}")
+        return value
+
+    def rows(
+        self, table: dict[str, Any], where: str, key: str, kind: type, default: Any
+    ) -> list[tuple[Any, str]]:
+        """Return the items of a list, all of one kind, each with its place."""
+        place = f"{where}.{key}" if where else key
+        items = self.take(table, where, key, list, default)
+        for number, item in enumerate(items):
+            self.take({"": item}, f"{place}[{number}]", "", kind, ...)
+        return [(item, f"{place}[{number}]") for number, item in enumerate(items)]
+
+    def words(self, table: dict[str, Any], where: str, key: str) -> tuple[str, ...]:
+        return tuple(word for word, _place in self.rows(table, where, key, str, []))
+
+    def own_names(self, place: str, what: str, names: list[str]) -> None:
+        if len(set(names)) != len(names):
+            raise self.refuse(place, f"{what} need names of their own, not {names}")
+
     def scenario(self, raw: dict[str, Any]) -> Scenario:
         title = self.take(raw, "", "title", str, ...)
         source = self.take(raw, "", "source", str, "")
-        tags = self.take(raw, "", "tags", list, [])
+        tags = self.words(raw, "", "tags")
         vm = self.take(raw, "", "vm", dict, {})
-        vcpus = self.take(vm, "vm", "vcpus", int, 1)
-        code = self.take(vm, "vm", "code", int, -1)
+        self.vcpus = self.number(vm, "vm", "vcpus", 1, 1)
+        code = self.number(vm, "vm", "code", -1, 0)
         memory = tuple(
-            self.memory(row, f"vm.memory[{i}]")
-            for i, row in enumerate(self.take(vm, "vm", "memory", list, []))
+            self.memory(row, where)
+            for row, where in self.rows(vm, "vm", "memory", dict, [])
         )
+        self.own_names("vm.memory", "memories", [row.name for row in memory])
+        self.known = {row.name: row for row in memory}
         self.done(vm, "vm", "vcpus, code, memory")
         tasks = tuple(
-            self.task(row, f"task[{i}]")
-            for i, row in enumerate(self.take(raw, "", "task", list, ...))
+            self.task(row, where)
+            for row, where in self.rows(raw, "", "task", dict, ...)
         )
         names = [task.name for task in tasks]
-        if len(set(names)) != len(names) or not names:
-            raise self.refuse("task", f"tasks need names of their own, not {names}")
+        self.own_names("task", "tasks", names or [""] * 2)
+        self.marks = {
+            line.args["name"]
+            for task in tasks
+            for line in task.steps
+            if line.verb == "mark"
+        }
         columns = tuple(
-            self.column(row, f"column[{i}]")
-            for i, row in enumerate(self.take(raw, "", "column", list, []))
+            self.column(row, where)
+            for row, where in self.rows(raw, "", "column", dict, [])
         )
+        shown = [column.name for column in columns]
+        self.own_names("column", "columns", shown)
         expects = tuple(
-            self.expect(row, f"expect[{i}]", [c.name for c in columns])
-            for i, row in enumerate(self.take(raw, "", "expect", list, []))
+            self.expect(row, where, shown)
+            for row, where in self.rows(raw, "", "expect", dict, [])
         )
-        watch = self.take(raw, "", "watch", list, [])
-        bad = {}
-        for name, row in self.take(raw, "", "property", dict, {}).items():
-            where = f"property.{name}"
-            bad[name] = (
-                self.take(row, where, "ask", str, "at-rest"),
-                self.take(row, where, "bad", str, ...),
-            )
-            self.done(row, where, "ask, bad")
+        watch = self.rows(raw, "", "watch", int, [])
+        for gfn, where in watch:
+            if gfn < 0:
+                raise self.refuse(where, f"{gfn} is less than 0")
+        bad = {
+            name: self.property(row, f"property.{name}")
+            for name, row in self.take(raw, "", "property", dict, {}).items()
+        }
         schedule = tuple(
             self.turn(text, f"schedule[{i}]", names)
             for i, text in enumerate(self.take(raw, "", "schedule", list, []))
@@ -231,17 +273,30 @@ class _Reader:
             self.path.stem,
             title,
             source,
-            tuple(tags),
-            vcpus,
+            tags,
+            self.vcpus,
             code,
             memory,
             tasks,
-            tuple(watch),
+            tuple(gfn for gfn, _where in watch),
             columns,
             expects,
             schedule,
             bad,
         )
+
+    def property(self, row: Any, where: str) -> tuple[str, str]:
+        table = self.take({"": row}, where, "", dict, ...)
+        ask = self.take(table, where, "ask", str, "at-rest")
+        if ask not in ASKED:
+            raise self.refuse(f"{where}.ask", f"{ask!r} is none of {', '.join(ASKED)}")
+        bad = self.take(table, where, "bad", str, ...)
+        try:
+            compile_bad(bad)
+        except ScenarioError as error:
+            raise self.refuse(f"{where}.bad", str(error)) from None
+        self.done(table, where, "ask, bad")
+        return ask, bad
 
     def memory(self, row: dict[str, Any], where: str) -> Memory:
         made = Memory(
@@ -256,6 +311,12 @@ class _Reader:
         self.done(row, where, "name, pages, mib, contents, touched, mergeable, huge")
         if (made.pages > 0) == (made.mib > 0):
             raise self.refuse(where, "needs either pages or mib, more than 0")
+        if made.pages and len(made.contents) > made.pages:
+            raise self.refuse(
+                f"{where}.contents",
+                f"{len(made.contents)} values for {made.pages} page"
+                f"{'s' if made.pages > 1 else ''}",
+            )
         return made
 
     def task(self, row: dict[str, Any], where: str) -> TaskLines:
@@ -283,7 +344,7 @@ class _Reader:
             args[key] = value
         from kvmarch.scenarios.verbs import check_line
 
-        why = check_line(verb, args)
+        why = check_line(verb, args, self.known, self.vcpus)
         if why:
             raise self.refuse(where, why)
         return StepLine(verb, args, text)
@@ -291,21 +352,25 @@ class _Reader:
     def column(self, row: dict[str, Any], where: str) -> Column:
         name = self.take(row, where, "name", str, ...)
         show = self.take(row, where, "show", str, ...)
+        if name in COMMON:
+            raise self.refuse(
+                f"{where}.name", f"{name} is a column of every comparison"
+            )
         from kvmarch.scenarios.columns import check_column
 
-        why = check_column(show, row)
+        key, why = check_column(show, row, self.marks)
         if why:
-            raise self.refuse(where, why)
+            raise self.refuse(f"{where}.{key}" if key else where, why)
         return Column(name, show, row)
 
     def expect(self, row: dict[str, Any], where: str, columns: list[str]) -> Expect:
         made = Expect(
             self.take(row, where, "arch", str, ""),
-            self.take(row, where, "since", str, ""),
-            self.take(row, where, "until", str, ""),
+            self.release(row, where, "since"),
+            self.release(row, where, "until"),
             self.take(row, where, "mmu", str, ""),
-            tuple(self.take(row, where, "with", list, [])),
-            tuple(self.take(row, where, "without", list, [])),
+            self.words(row, where, "with"),
+            self.words(row, where, "without"),
             self.take(row, where, "values", dict, ...),
             self.take(row, where, "because", str, ""),
         )
@@ -318,9 +383,18 @@ class _Reader:
                 )
         return made
 
+    def release(self, row: dict[str, Any], where: str, key: str) -> str:
+        name: str = self.take(row, where, key, str, "")
+        if name:
+            try:
+                find_release(name)
+            except UnknownNameError as error:
+                raise self.refuse(f"{where}.{key}", str(error)) from None
+        return name
+
     def turn(self, text: Any, where: str, names: list[str]) -> tuple[str, int]:
         words = text.split() if isinstance(text, str) else []
-        if len(words) != 2 or words[0] not in names or not words[1].isdigit():
+        if len(words) != 2 or words[0] not in names or not words[1].isdecimal():
             raise self.refuse(
                 where, f"{text!r} is no turn such as '{names[0]} 5' (task and steps)"
             )

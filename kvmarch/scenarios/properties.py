@@ -4,7 +4,7 @@ A scenario's property is one Python expression, limited to names, attributes,
 subscripts, comparisons, arithmetic, ``and``/``or``/``not`` and ``any``/``all``.
 """
 
-__all__ = ["ALWAYS_ON", "Property", "check", "compile_bad", "compiled"]
+__all__ = ["ALWAYS_ON", "ASKED", "Property", "check", "compile_bad", "compiled"]
 
 import ast
 from collections.abc import Callable
@@ -131,7 +131,19 @@ _ALLOWED = (
     ast.Tuple,
 )
 
+ASKED = ("always", "at-rest")
+"""When a scenario's property is asked: after every step, or at the end."""
+
 Test = Callable[[dict[str, Any]], Any]
+_FAILS = (
+    NameError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+)
+"""What an expression may do wrong when it is evaluated."""
 
 
 def compile_bad(text: str) -> Test:
@@ -141,8 +153,8 @@ def compile_bad(text: str) -> Test:
     """
     try:
         tree = ast.parse(text, mode="eval")
-    except SyntaxError as error:
-        raise ScenarioError(f"{text!r} is no expression: {error.msg}") from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ScenarioError(f"{text!r} is no expression: {error.args[0]}") from None
     for node in ast.walk(tree):
         if not isinstance(node, _ALLOWED):
             raise ScenarioError(f"{text!r}: {type(node).__name__} is not allowed")
@@ -198,9 +210,19 @@ def _names(context: "Context") -> dict[str, Any]:
     }
 
 
+def _value(what: str, test: Test, names: dict[str, Any]) -> Any:
+    try:
+        return test(names)
+    except _FAILS as error:
+        raise ScenarioError(f"{what}: {error}") from None
+
+
 def evaluate(text: str, context: "Context") -> Any:
-    """Return the value of an expression over the machine as it is."""
-    return compile_bad(text)(_names(context))
+    """Return the value of an expression over the machine as it is.
+
+    :raises ScenarioError: the expression has none.
+    """
+    return _value(f"value {text!r}", compile_bad(text), _names(context))
 
 
 def check(tests: tuple[tuple[str, Test], ...], context: "Context") -> None:
@@ -213,9 +235,6 @@ def check(tests: tuple[tuple[str, Test], ...], context: "Context") -> None:
     for name, test in tests:
         if name in lost:
             continue
-        try:
-            bad = test(names)
-        except (NameError, AttributeError, LookupError, TypeError) as error:
-            raise ScenarioError(f"property {name}: {error}") from None
+        bad = _value(f"property {name}", test, names)
         if bad:
             world.violate(name, "the scenario's property is lost")

@@ -9,7 +9,7 @@ __all__ = ["VERBS", "Context", "Verb", "check_line"]
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvmarch.kernel import huge_memory, ksm, mmap, reclaim
 from kvmarch.kernel.boot import Machine, destroy_vm
@@ -20,6 +20,9 @@ from kvmarch.kernel.memslots import LOG_DIRTY_PAGES, READONLY
 from kvmarch.kernel.vcpu import guest_access, run_guest
 from kvmarch.machine.host import PFN_SHIFT, PRESENT
 from kvmarch.machine.steps import Path, op
+
+if TYPE_CHECKING:
+    from kvmarch.scenarios.file import Memory
 
 FLAGS = {"log_dirty": LOG_DIRTY_PAGES, "readonly": READONLY}
 LEAVE_GPA = 0x1000_0000
@@ -97,6 +100,16 @@ def verb(doc: str, **params: str) -> Callable[[Make], Make]:
     return register
 
 
+def _number(text: str, why: str) -> int:
+    try:
+        number = int(text, 0)
+    except ValueError:
+        raise ValueError(why) from None
+    if number < 0:
+        raise ValueError(f"{text} is less than 0")
+    return number
+
+
 def parse(kind: str, text: str) -> Any:
     """Return an argument's value.
 
@@ -104,19 +117,12 @@ def parse(kind: str, text: str) -> Any:
     """
     kind = kind.removeprefix("?")
     if kind == "int":
-        try:
-            return int(text, 0)
-        except ValueError:
-            raise ValueError(f"{text!r} is no number") from None
+        return _number(text, f"{text!r} is no number")
     if kind == "flags":
         flags = 0
         for word in text.split(","):
-            if word in FLAGS:
-                flags |= FLAGS[word]
-            elif word[:1].isdigit():
-                flags |= int(word, 0)
-            else:
-                raise ValueError(f"{word!r} is no flag; there is {', '.join(FLAGS)}")
+            why = f"{word!r} is no flag; there is {', '.join(FLAGS)}"
+            flags |= FLAGS[word] if word in FLAGS else _number(word, why)
         return flags
     if kind.startswith("word:"):
         words = kind.removeprefix("word:").split("|")
@@ -125,24 +131,58 @@ def parse(kind: str, text: str) -> Any:
     return text
 
 
-def check_line(name: str, args: Mapping[str, str]) -> str:
-    """Return why a line is refused; empty if it is not."""
+def check_line(
+    name: str, args: Mapping[str, str], memory: Mapping[str, "Memory"], vcpus: int
+) -> str:
+    """Return why a line is refused; empty if it is not.
+
+    :param memory: the scenario's memories by name.
+    :param vcpus: how many vCPUs it has.
+    """
     known = VERBS.get(name)
     if known is None:
         return f"unknown verb {name!r}; there is {', '.join(sorted(VERBS))}"
+    given: dict[str, Any] = {}
     for key, text in args.items():
         kind = known.params.get(key)
         if kind is None:
             return f"{name} has no argument {key}; there is {', '.join(known.params)}"
         try:
-            parse(kind, text)
+            given[key] = parse(kind, text)
         except ValueError as error:
             return f"{name} {key}: {error}"
     for key, kind in known.params.items():
         if not kind.startswith("?") and key not in args:
             return f"{name} needs {key}="
-    if name in {"read", "write", "exec"} and ("gfn" in args) == ("gpa" in args):
-        return f"{name} needs either gfn= or gpa="
+    if {"gfn", "gpa"} <= known.params.keys():
+        both = "gfn" in args and "gpa" in args
+        neither = "gfn" not in args and "gpa" not in args
+        if both or (neither and name != "slot"):
+            return f"{name} needs either gfn= or gpa="
+    if given.get("vcpu", 0) >= vcpus:
+        return f"{name}: no vcpu {given['vcpu']}; there is {vcpus}"
+    why = _check_pages(given, memory, known.params)
+    return f"{name}: {why}" if why else ""
+
+
+def _check_pages(
+    given: Mapping[str, Any], memory: Mapping[str, "Memory"], params: Mapping[str, str]
+) -> str:
+    for key in ("memory", "to"):
+        if key in given and given[key] not in memory:
+            known = ", ".join(memory) or "none"
+            return f"no memory {given[key]!r}; there is {known}"
+    if "memory" not in given:
+        return ""
+    # Of a memory given in MiB the page size decides how many pages there are. A slot
+    # may reach beyond its memory.
+    have = memory[given["memory"]].pages
+    last = given.get("page", 0) + max(given.get("pages", 1), 1) - 1
+    if "id" in params:
+        last = given.get("page", 0)
+    if have and last >= have:
+        first = max(given.get("page", 0), have)
+        return f"{given['memory']} has no page {first}; it has {have} pages"
     return ""
 
 
@@ -405,30 +445,28 @@ LOOKED_AT = 4
 
 
 @verb(
-    "Look at four entries from a gfn on, and at the pages behind them.",
+    "Look at four entries from a gfn on, and at the first pages of a memory.",
     name="name",
+    memory="name",
     gfn="?int",
     gpa="?int",
 )
 async def look(c: Context, args: Mapping[str, Any]) -> None:
-    await _look(c, args["name"], c.gfn(args))
+    await _look(c, args["name"], c.gfn(args), c.memory[args["memory"]][0])
 
 
 @op(name="look")
-def _look(c: Context, name: str, first: int) -> None:
-    """Record, for four gfns, the host's page and the entry where the first one is.
+def _look(c: Context, name: str, first: int, hva: int) -> None:
+    """Record four host pages from an hva on, and the entry where the first gfn is.
 
     The entries are neighbours in the table that holds the lowest entry of the
     first gfn, as somebody reads them who looks at the table in memory.
     """
     machine = c.machine
     vm = machine.vm
-    shift = c.page_shift
-    pages = []
-    for gfn in range(first, first + LOOKED_AT):
-        slot = vm.memslots[0].find(gfn)
-        entry = machine.mm.pte(slot.hva(gfn, shift) >> shift) if slot else 0
-        pages.append(entry >> PFN_SHIFT if entry & PRESENT else 0)
+    vpn = hva >> c.page_shift
+    ptes = [machine.mm.pte(page) for page in range(vpn, vpn + LOOKED_AT)]
+    pages = [pte >> PFN_SHIFT if pte & PRESENT else 0 for pte in ptes]
     _entry, level = vm.k.entry.fn(vm, first)
     where = vm.k.leaf_table.fn(vm, first, level)
     entries: tuple[int, ...] = ()
@@ -447,4 +485,5 @@ def _look(c: Context, name: str, first: int) -> None:
         level=level,
         table=pa,
         entries=entries,
+        slot=vm.memslots[0].find(first) is not None,
     )

@@ -170,8 +170,8 @@ def make_layout(
 ) -> Layout:
     """Return the layout of a configuration; the same arguments give the same object.
 
-    :param release: ``4.2``, ``5.10``, ``6.1``, ``6.12`` or ``7.2``; each stands for the
-        releases named in :mod:`kvmarch_x86.releases`.
+    :param release: a key of :data:`kvmarch_x86.releases.RELEASES`, such as ``6.1``; each
+        stands for the releases that are named there.
     :param paging: ``ept`` or ``npt``.
     :param ad: hardware sets A and D; always so with NPT.
     :param exec_only: EPT allows execute without read. Direct maps always allow read,
@@ -240,7 +240,7 @@ def make_layout(
         frozen=None if frozen is None else frozen.kind_value,
         **ints,
         **mmio_masks,
-        **_present_test(leaf, mmio_masks),
+        **_present_test(leaf, frozen, mmio_masks),
     )
 
 
@@ -291,7 +291,9 @@ def _tracking_masks(o: Options, leaf: type[Spte]) -> dict[str, int]:
         "change_pte_keeps": mmu if release.change_pte_keeps else 0,
         "ad_mask": ad_mask,
         "ad_disabled": ad_disabled,
-        "ad_wrprot_only": 0 if kind is None else kind.place(AdKind.WRPROT_ONLY),
+        "ad_wrprot_only": (
+            0 if kind is None or kind.width == 1 else kind.place(AdKind.WRPROT_ONLY)
+        ),
         "shadow_acc_track_mask": track,
         "saved_mask": saved_mask,
         "saved_shift": saved_shift,
@@ -362,13 +364,17 @@ def _generation_masks(o: Options, *, wraps: bool) -> dict[str, int]:
     }
 
 
-def _present_test(leaf: type[Spte], mmio: dict[str, int]) -> dict[str, int]:
+def _present_test(
+    leaf: type[Spte], frozen: type[Spte] | None, mmio: dict[str, int]
+) -> dict[str, int]:
     """Return the test for "KVM has mapped this" (1.3)."""
     absent = (mmio["mmio_mask"], mmio["mmio_value"])
     if "mmu_present" in leaf.fields:
         present, absent = _bits(leaf, "mmu_present"), NEVER
     elif "ad_kind" in leaf.fields:
+        # No present entry of v5.12 has the bit of its REMOVED_SPTE.
         present = (1 << leaf.width) - 1
+        present ^= 0 if frozen is None else frozen.kind_value
     else:
         present = _bits(leaf, "r", "p")
     return {

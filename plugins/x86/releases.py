@@ -7,25 +7,28 @@ after a release that has it; the comment beside it says for which others it stan
 __all__ = ["GENERATIONS", "RELEASES", "Generation", "Release", "saved_bits"]
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from kvmarch_x86.spte_fields import (
     AdKind52,
     AdKind60,
+    AdKind62,
     EptEntry,
     Frozen72,
     Frozen612,
     MmioMark42,
+    MmioMark411,
     MmioMark510,
     MmioMark612,
     MmuPresent,
     NonPresent0,
     NonPresent63,
     Removed,
+    Removed512,
     Saved52,
+    Saved52WithoutXu,
     Saved54,
-    Scaled,
     Spte,
     SuppressVe,
     UserExecute,
@@ -82,8 +85,8 @@ class Release:
 _WRITABLE_61 = {"ept": Writable57, "npt": Writable9}
 _UNMARKED = {"ept": (), "npt": ()}
 
-RELEASES: Mapping[str, Release] = {
-    # v3.17 to v4.10: no A/D kind, no access tracking.
+_ROWS: dict[str, Release] = {
+    # v3.16 to v4.10: no A/D kind, no access tracking.
     "4.2": Release(
         common={"ept": (), "npt": ()},
         writable={"ept": Writable10, "npt": Writable10},
@@ -100,7 +103,21 @@ RELEASES: Mapping[str, Release] = {
         change_pte_keeps=True,
         guest_mtrr=True,
     ),
-    # v5.10 to v5.12. From v4.11 the A/D kind had a single bit somewhere, unverified.
+    # v4.11 to v5.3: the special bit and the saved permissions were read in
+    # 6eeb4ef049e7, which moved them. Up to v4.12 only tracked entries had that bit.
+    "4.11": Release(
+        common={"ept": (AdKind62,), "npt": (AdKind62,)},
+        writable={"ept": Writable10, "npt": Writable10},
+        saved=Saved52WithoutXu,
+        nonpresent=NonPresent0,
+        frozen=None,
+        mark={"ept": (MmioMark411,), "npt": (MmioMark411,)},
+        all_reserved=True,
+        lockless_host=True,
+        change_pte_keeps=True,
+        guest_mtrr=True,
+    ),
+    # v5.4 to v5.11.
     "5.10": Release(
         common={"ept": (AdKind52,), "npt": (AdKind52,)},
         writable={"ept": Writable10, "npt": Writable10},
@@ -152,6 +169,14 @@ RELEASES: Mapping[str, Release] = {
     ),
 }
 
+# v5.12: as before, and the TDP MMU marks entries that it changes.
+_ROWS["5.12"] = replace(_ROWS["5.10"], frozen=Removed512)
+# v6.13 to v7.1: A and D in software.
+_ROWS["6.13"] = replace(_ROWS["6.12"], ad_in_software=True)
+
+RELEASES: Mapping[str, Release] = _ROWS
+"""By name of the layout."""
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -186,7 +211,7 @@ class Generation:
         """Return a new field for the generation."""
         doc = "slice of the memslot generation"
         if self.shift:
-            return Scaled(*self.low, parts=(self.high,), shift=self.shift, doc=doc)
+            return Field(*self.low, parts=(self.high,), shift=self.shift, doc=doc)
         return Field(*self.low, parts=(self.high,), doc=doc)
 
 
@@ -204,12 +229,18 @@ GENERATIONS: Mapping[str, Generation] = {
     ),
     # Linux kernel commit ee3d1570b586 (in v3.17): odd while an update is under way.
     "4.2": Generation(low=(11, 3), high=(61, 52), shift=1, in_progress=0, strides=1),
+    # As the row above, so that a layout has a generation of its name.
+    "4.11": Generation(low=(11, 3), high=(61, 52), shift=1, in_progress=0, strides=1),
+    # v5.1 to v5.3; the positions are those of generic facts 2.10.
+    "5.1": Generation(low=(11, 3), high=(61, 52)),
     "5.10": Generation(low=(11, 3), high=(62, 54)),
+    "5.12": Generation(low=(11, 3), high=(62, 54)),
     # In the v5.13 cycle only ("Exclude the MMU_PRESENT bit from MMIO SPTE's
     # generation" ended it): the lower part covers KVM's own present bit.
     "5.13-rc": Generation(low=(11, 3), high=(62, 52)),
     "6.1": Generation(low=(10, 3), high=(62, 52)),
     "6.12": Generation(low=(10, 3), high=(62, 52)),
+    "6.13": Generation(low=(10, 3), high=(62, 52)),
     "7.2": Generation(low=(9, 3), high=(62, 52)),
 }
 

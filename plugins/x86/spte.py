@@ -245,9 +245,12 @@ def _hardware_may_set_ad(layout: Layout, spte: int) -> bool:
 
 _VOLATILE: dict[str, Callable[[Layout, int], bool]] = {
     "4.2": _volatile_4_2,
+    "4.11": _volatile_5_10,
     "5.10": _volatile_5_10,
+    "5.12": _volatile_5_10,
     "6.1": _volatile_6_1,
     "6.12": _volatile_6_1,
+    "6.13": _volatile_7_2,
     "7.2": _volatile_7_2,
 }
 

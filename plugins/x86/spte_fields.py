@@ -10,6 +10,7 @@ __all__ = [
     "AdKind",
     "AdKind52",
     "AdKind60",
+    "AdKind62",
     "AdKindOn",
     "EptEntry",
     "EptLeaf",
@@ -19,6 +20,7 @@ __all__ = [
     "Frozen612",
     "Large",
     "MmioMark42",
+    "MmioMark411",
     "MmioMark510",
     "MmioMark612",
     "MmuPresent",
@@ -28,9 +30,10 @@ __all__ = [
     "NptMmio",
     "NptTable",
     "Removed",
+    "Removed512",
     "Saved52",
+    "Saved52WithoutXu",
     "Saved54",
-    "Scaled",
     "Spte",
     "SuppressVe",
     "UserExecute",
@@ -63,72 +66,12 @@ class AdKindOn(IntEnum):
     WRPROT_ONLY = 2
 
 
-class Scaled(Field):
-    """A number that is stored without its lowest bits, because they are zero.
-
-    :param shift: how many low bits are left out.
-    """
-
-    __slots__ = ("shift",)
-
-    def __init__(
-        self,
-        high: int,
-        low: int,
-        *,
-        shift: int,
-        parts: tuple[tuple[int, int], ...] = (),
-        doc: str = "",
-    ) -> None:
-        super().__init__(high, low, parts=parts, doc=doc)
-        self.shift = shift
-
-    def get(self, entry: int) -> int:
-        """Return the number, its lowest bits zero."""
-        return super().get(entry) << self.shift
-
-    def place(self, value: int) -> int:
-        """Return the number at its place.
-
-        :raises EntryError: it does not fit, or one of its lowest bits is set.
-        """
-        if value & (1 << self.shift) - 1:
-            raise EntryError(
-                f"{self.name}: {value:#x} is no multiple of {1 << self.shift:#x}"
-            )
-        return super().place(value >> self.shift)
-
-
 class Spte(EntryFormat):
-    """Any entry: a value that an enumeration does not name is refused."""
+    """Any entry."""
 
     # x86 hardware asks for no break-before-make. What KVM itself forbids is a rule of
     # leaf formats, see Leaf.may_change().
     live_changes = (1 << EntryFormat.width) - 1
-
-    @classmethod
-    def check(cls, entry: int) -> None:
-        """Refuse what is not an entry of this kind.
-
-        :raises EntryError: with the bits or the field at fault.
-        """
-        super().check(entry)
-        for name, field in cls.fields.items():
-            if field.enum is not None and field.get(entry) not in list(field.enum):
-                names = ", ".join(f"{e.name}({e.value})" for e in field.enum)
-                raise EntryError(
-                    f"{entry:#x}: {cls.__name__}.{name} is {field.get(entry):#x}; "
-                    f"there is {names}"
-                )
-
-    @classmethod
-    def accepts(cls, entry: int) -> bool:
-        """Return whether the value is an entry of this kind without stray bits."""
-        return super().accepts(entry) and all(
-            field.get(entry) in list(field.enum)
-            for field in cls.fields.values()
-            if field.enum is not None
-        )
 
 
 class Leaf(Spte):
@@ -248,8 +191,14 @@ class UserExecute(Spte):
     xu = Field(10, doc="user execute")
 
 
+class AdKind62(Spte):
+    """The A/D kind of the 4.11 layout: one bit, set where A and D are not kept."""
+
+    ad_kind = Field(62, doc="how A and D are kept")
+
+
 class AdKind52(Spte):
-    """The A/D kind up to the 6.12 layout."""
+    """The A/D kind from the 5.10 up to the 6.12 layout."""
 
     ad_kind = Field(53, 52, doc="how A and D are kept")
 
@@ -288,8 +237,15 @@ class Writable9(Spte):
     host_writable = Field(9, doc="slot and host mapping are writable")
 
 
+class Saved52WithoutXu(Spte):
+    """Permissions put aside by access tracking, the 4.11 layout."""
+
+    saved_x = Field(54, doc="X before ageing")
+    saved_r = Field(52, doc="R before ageing")
+
+
 class Saved54(Spte):
-    """Permissions put aside by access tracking up to the 6.12 layout."""
+    """Permissions put aside by access tracking, 5.10 up to the 6.12 layout."""
 
     saved_x = Field(56, doc="X before ageing")
     saved_r = Field(54, doc="R before ageing")
@@ -313,8 +269,14 @@ class NonPresent63(Spte):
     suppress_ve = Field(63, fixed=1, doc="SHADOW_NONPRESENT_VALUE")
 
 
+class Removed512(Spte):
+    """REMOVED_SPTE of v5.12."""
+
+    frozen = Field(63, 0, fixed=1 << 59, doc="no permission, no frame")
+
+
 class Removed(Spte):
-    """REMOVED_SPTE, v5.12 up to the 6.1 layout: being changed without the lock."""
+    """REMOVED_SPTE, v5.13 up to the 6.1 layout: being changed without the lock."""
 
     frozen = Field(11, 0, fixed=0x5A0, doc="no permission, no frame")
 
@@ -335,6 +297,12 @@ class MmioMark42(Spte):
     """What marks an MMIO entry up to v4.10, besides bits that hardware refuses."""
 
     mark = Field(63, 62, fixed=3, doc="MMIO")
+
+
+class MmioMark411(Spte):
+    """What marks an MMIO entry in the 4.11 layout, besides bits hardware refuses."""
+
+    mark = Field(62, fixed=1, doc="MMIO")
 
 
 class MmioMark510(Spte):

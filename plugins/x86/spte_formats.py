@@ -22,7 +22,6 @@ from kvmarch_x86.spte_fields import (
     NptLeaf,
     NptMmio,
     NptTable,
-    Scaled,
     Spte,
     UserExecute,
 )
@@ -115,7 +114,7 @@ def _pfn(level: int, maxphyaddr: int) -> Field:
         return Field(maxphyaddr - 1, PAGE_SHIFT, doc="host frame")
     shift = LEVEL_BITS * (level - 1)
     low = PAGE_SHIFT + shift
-    return Scaled(maxphyaddr - 1, low, shift=shift, doc="first host frame")
+    return Field(maxphyaddr - 1, low, shift=shift, doc="first host frame")
 
 
 def _ad_kind(o: Options, *, leaf: bool) -> dict[str, Field | None]:

@@ -6,12 +6,16 @@
 
 __all__ = ["ENTRIES", "Role", "X86Vcpu", "X86Vm"]
 
+from collections.abc import Callable
 from typing import NamedTuple
 
-from kvmarch_x86.geometry import LEVEL_BITS
+from kvmarch_x86.changes import Rules
+from kvmarch_x86.geometry import LEVEL_BITS, PAGE_SHIFT
 from kvmarch_x86.layout import Layout
+from kvmarch_x86.mmio import generation_mmio_spte_mask, get_mmio_spte_generation
+from kvmarch_x86.spte_fields import EptEntry
 
-from kvmarch import Part
+from kvmarch import Match, Part
 
 ENTRIES = 1 << LEVEL_BITS
 """Entries of every table."""
@@ -35,6 +39,49 @@ class Role(NamedTuple):
     gen: int = 0
 
 
+def leaf_match(layout: Layout, bits: int = 0) -> Match:
+    """Return what tells 4 KiB leaves, tracked ones too, from other entries.
+
+    For layouts of the TDP MMU (5.10 on); as few bits as possible are looked at, for
+    each of them costs a pass over a table.
+
+    :param bits: that must be set as well.
+    """
+    mask = layout.present_mask
+    if mask & mask - 1 == 0:
+        # A bit of its own says that an entry is present.
+        return Match(mask | bits, mask | bits)
+    if not layout.ad:
+        return Match(layout.ad_mask | bits, layout.ad_disabled | bits)
+    # Readable, and not the highest A/D kind, which means MMIO.
+    high = 1 << layout.ad_mask.bit_length() - 1 if layout.ad_mask else 0
+    return Match(EptEntry.r.mask | high | bits, EptEntry.r.mask | bits)
+
+
+def hardware_tests(layout: Layout) -> dict[str, tuple[int, int, int]]:
+    """Return how hardware judges an entry that maps memory, by access.
+
+    :returns: bits that are looked at, what they must be, and what is set then.
+    """
+    present = EptEntry.r.mask
+    mark = layout.mmio_value >> PAGE_SHIFT << PAGE_SHIFT
+    # NPT: what only MMIO entries hold must be clear. EPT: they are not readable.
+    no_mmio = mark & -mark if layout.shadow_nx_mask else 0
+    execute = layout.shadow_x_mask | layout.shadow_nx_mask
+    a = layout.shadow_accessed_mask if layout.ad else 0
+    d = layout.shadow_dirty_mask if layout.ad else 0
+    seen = present | no_mmio
+    return {
+        "read": (seen, present, a),
+        "write": (
+            seen | layout.writable_mask,
+            present | layout.writable_mask,
+            a | d,
+        ),
+        "exec": (seen | execute, present | layout.shadow_x_mask, a),
+    }
+
+
 class X86Vm(Part):
     """The MMU of one VM; it becomes ``vm.arch``.
 
@@ -44,6 +91,10 @@ class X86Vm(Part):
     :param nx_huge_pages: huge pages are not executable.
     :param pml: hardware logs the pages whose D it sets.
     :param eager_split: huge pages are split when dirty logging begins.
+    :param slot_zap_all: deleting a memslot zaps everything.
+    :param rules: what the kernel does, as far as it is yes or no.
+    :param place_generation: see :func:`~kvmarch_x86.mmio.make_mmio_spte`.
+    :param read_generation: see :func:`~kvmarch_x86.mmio.check_mmio_spte`.
     """
 
     variables = (
@@ -52,7 +103,9 @@ class X86Vm(Part):
         "invalid_roots",
         "mmu_valid_gen",
         "active_mmu_pages",
-        "rmaps",
+        "mmu_page_hash",
+        "parent_ptes",
+        "lost_rmaps",
         "lpage_info",
     )
 
@@ -65,6 +118,10 @@ class X86Vm(Part):
         nx_huge_pages: bool = False,
         pml: bool = False,
         eager_split: bool = False,
+        slot_zap_all: bool = True,
+        rules: Rules | None = None,
+        place_generation: Callable[[Layout, int], int] = generation_mmio_spte_mask,
+        read_generation: Callable[[Layout, int], int] = get_mmio_spte_generation,
     ) -> None:
         self.layout = layout
         self.level = level
@@ -72,6 +129,16 @@ class X86Vm(Part):
         self.nx_huge_pages = nx_huge_pages
         self.pml = pml
         self.eager_split = eager_split
+        self.slot_zap_all = slot_zap_all
+        self.rules = rules or Rules(*(True for _ in Rules._fields))
+        self.place_generation = place_generation
+        self.read_generation = read_generation
+        self.gfn_bits = LEVEL_BITS * level
+        self.hardware = hardware_tests(layout)
+        self.leaf = leaf_match(layout)
+        self.writable_leaf = leaf_match(layout, layout.writable_mask)
+        self.accessed_leaf = leaf_match(layout, layout.shadow_accessed_mask)
+        self.dirty_leaf = leaf_match(layout, layout.shadow_dirty_mask)
         self.roots: list[int] = []
         """tdp_mmu_roots: physical addresses, newest first, invalid ones included."""
         self.root_of: dict[int, int] = {}
@@ -81,8 +148,18 @@ class X86Vm(Part):
         self.mmu_valid_gen = 0
         self.active_mmu_pages: list[int] = []
         """Tables of the rmap MMU: physical addresses, newest first."""
-        self.rmaps: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
-        """By address space, level and first gfn: table and index of each leaf."""
+        self.mmu_page_hash: dict[tuple[int, int, int], list[int]] = {}
+        """Tables of the rmap MMU by address space, level and first gfn, oldest first.
+
+        They are the reverse maps as well: the place of a direct table says the gfn of
+        each of its entries, so that the reverse map of a gfn is the leaf at its index
+        in each of the tables here. Obsolete tables stay until they are zapped.
+        """
+        self.parent_ptes: dict[int, list[tuple[int, int]]] = {}
+        """By table of the rmap MMU: table and index of the entries that point at it."""
+        self.lost_rmaps: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
+        """By address space, level and gfn: table and index in a reverse map whose
+        entry was overwritten and is no leaf any more (D16 of the fact sheet)."""
         self.lpage_info: dict[tuple[int, int, int], int] = {}
         """By address space, level and first gfn: disallow_lpage, where not zero."""
 
@@ -90,10 +167,12 @@ class X86Vm(Part):
 class X86Vcpu(Part):
     """What one vCPU has loaded; it becomes ``vcpu.arch``."""
 
-    variables = ("root_pa", "pml_buffer")
+    variables = ("root_pa", "root_as_id", "pml_buffer")
 
     def __init__(self) -> None:
         self.root_pa = 0
         """The root that is loaded; 0 for none (INVALID_PAGE)."""
+        self.root_as_id = 0
+        """The address space that it was loaded for."""
         self.pml_buffer: list[int] = []
         """The gfns that hardware has logged since the last exit."""

@@ -42,15 +42,11 @@ def pin(one, page, write):
     return one.do(get_user_page(one.mm, one.vpn(page), write))
 
 
-def kind(one, page):
-    return one.host.pages[one.pfn(page)].kind
-
-
 def refs(one, page):
     return one.host.pages[one.pfn(page)].refs
 
 
-# -- faults of the host --------------------------------------------------------------
+# -- faults of the host ------------------------------------------------------------
 
 
 def test_a_read_of_untouched_memory_maps_the_zero_page(one):
@@ -127,7 +123,7 @@ def test_executable_memory_is_mapped_executable(one):
     assert one.mm.pte(one.vpn(5)) & EXEC
 
 
-# -- copy on write ---------------------------------------------------------------------
+# -- copy on write -----------------------------------------------------------------
 
 
 def test_a_copy_is_made_before_the_bracket_and_the_old_page_put_after_it(one):
@@ -212,7 +208,7 @@ def test_a_huge_page_needs_room_in_its_vma(bench):
     assert one.mm.pmds == {}
 
 
-# -- a page on its way -----------------------------------------------------------------
+# -- a page on its way -------------------------------------------------------------
 
 
 def test_a_fault_waits_for_a_migration(one):
@@ -228,7 +224,7 @@ def test_a_fault_waits_for_a_migration(one):
     assert one.lost == []
 
 
-# -- gfn_to_pfn ------------------------------------------------------------------------
+# -- gfn_to_pfn --------------------------------------------------------------------
 
 
 def faultin(one, gfn, write, flags=0):

@@ -106,7 +106,7 @@ def test_marks_only_add(host):
     assert (host.pages[pfn].dirty, host.pages[pfn].accessed) == (True, True)
 
 
-# -- VMAs ---------------------------------------------------------------------------
+# -- VMAs --------------------------------------------------------------------------
 
 
 def test_a_vma_is_found_by_address(mm):
@@ -152,7 +152,7 @@ def test_a_vma_moves_with_what_it_allows(mm):
     assert mm.shifted(vma, -0x1000).start == 0x3000
 
 
-# -- host page tables ----------------------------------------------------------------
+# -- host page tables --------------------------------------------------------------
 
 
 def test_a_huge_entry_is_read_as_one_of_base_size(mm):

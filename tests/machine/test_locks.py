@@ -217,7 +217,7 @@ def test_the_state_of_a_lock_is_who_holds_it(driver):
     assert lock.freeze() == (None, ("a",))
 
 
-# -- SRCU -------------------------------------------------------------------------
+# -- SRCU --------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -391,7 +391,7 @@ def test_held_says_whether_the_running_task_reads(driver, srcu):
     assert answers == [False, True]
 
 
-# -- RCU ----------------------------------------------------------------------------
+# -- RCU ---------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ def test_dropping_from_an_empty_tlb():
     assert tlb.entries == {}
 
 
-# -- what is owed -----------------------------------------------------------------
+# -- what is owed ------------------------------------------------------------------
 
 
 def test_two_flushes_make_one_that_covers_both():

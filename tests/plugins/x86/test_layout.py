@@ -42,7 +42,11 @@ def bit(*numbers):
 # empty entry, frozen entry.
 SOFTWARE_BITS = [
     pytest.param("4.2", (10, 11), (10, 11), (), (), 0, None, id="4.2"),
+    pytest.param("4.11", (10, 11), (10, 11), (62,), (52, 54), 0, None, id="4.11"),
     pytest.param("5.10", (10, 11), (10, 11), (53, 52), (54, 56), 0, None, id="5.10"),
+    pytest.param(
+        "5.12", (10, 11), (10, 11), (53, 52), (54, 56), 0, 1 << 59, id="5.12"
+    ),
     pytest.param("6.1", (57, 58), (9, 10), (53, 52), (54, 56), 0, 0x5A0, id="6.1"),
     pytest.param(
         "6.12",
@@ -384,7 +388,8 @@ def test_only_the_generation_of_the_5_13_cycle_covers_the_present_bit(name):
 
     covered = field.mask & make_layout("6.1", "ept").present_mask != 0
     # Older layouts cover bit 11 too, but have no present bit there.
-    assert covered == (name in {"3.16", "4.2", "5.10", "5.13-rc"})
+    old = {"3.16", "4.2", "4.11", "5.1", "5.10", "5.12"}
+    assert covered == (name in {*old, "5.13-rc"})
 
 
 def test_the_generation_of_the_5_13_cycle_makes_mmio_entries_present():

@@ -1,0 +1,97 @@
+"""What a fault asks of the host: the VMA, and how large a mapping may be.
+
+:Kernel: user_mem_abort(), fault_supports_stage2_huge_mapping(),
+    transparent_hugepage_adjust() (fact sheet arm64, 3.1).
+"""
+
+__all__ = ["CHOICES", "account_page", "adjust_size", "find_vma"]
+
+from typing import Any
+
+from kvmarch_arm64.state import Mmu
+
+from kvmarch import (
+    BLOCKED,
+    Choice,
+    Memslot,
+    Vcpu,
+    Vm,
+    host_mapping,
+    op,
+    release_pfn,
+)
+
+checks_ends = Choice(
+    "arm64_checks_block_ends", "whether a block must lie inside the slot at both ends"
+)
+checks_ends.add(False)
+checks_ends.add(True, "arm64-block-ends")
+
+CHOICES = (checks_ends,)
+
+
+@op(name="find VMA, top up the page cache")
+def find_vma(vcpu: Vcpu, slot: Memslot, gfn: int, tops_up: bool) -> Any:
+    """Look at the VMA behind a gfn, and set pages aside for tables.
+
+    mmap_lock is held for read around this one look, so it waits for a writer and
+    holds nothing afterwards.
+
+    :Kernel: find_vma_intersection(), vma_lookup(); kvm_mmu_topup_memory_cache()
+    :returns: mmu_invalidate_seq as it is before mmap_lock is dropped; -1 if there
+        is no VMA.
+    """
+    # Simplified: the VMA decides the size only for hugetlb, which hosts here do not
+    # have; what is left is whether there is one.
+    vm = vcpu.vm
+    mm = vm.mm
+    if mm.mmap_lock.writer is not None:
+        return BLOCKED
+    if mm.find_vma(slot.hva(gfn, vm.page_shift)) is None:
+        return -1
+    if tops_up:
+        own, most = vcpu.arch, vm.arch.cache_min_pages
+        own.mmu_page_cache = max(own.mmu_page_cache, most)
+    return vm.mmu_invalidate_seq
+
+
+def _block_fits(vm: Vm, slot: Memslot, gfn: int, pages: int) -> bool:
+    """Return whether a block around a gfn has the same place in guest and host.
+
+    :Kernel: fault_supports_stage2_huge_mapping(), before v5.0 the check of
+        user_mem_abort(), which does not look at the slot's ends
+    """
+    mask = pages - 1
+    if (slot.base_gfn ^ slot.userspace_addr >> vm.page_shift) & mask:
+        return False
+    first = gfn & ~mask
+    if first >= slot.base_gfn and first + pages <= slot.end_gfn:
+        return True
+    return not vm.k.arm64_checks_block_ends
+
+
+def adjust_size(vm: Vm, slot: Memslot, gfn: int, pfn: int) -> tuple[int, int, int]:
+    """Return gfn, pages and pfn of the largest leaf that the host's mapping allows.
+
+    :Kernel: transparent_hugepage_adjust()
+    """
+    # Simplified: releases before v5.15 (6011cf68c885) ask the struct page instead
+    # of the page table; both say the same while no invalidation is in progress.
+    mmu: Mmu = vm.arch
+    pages = mmu.pmd_pages
+    if _block_fits(vm, slot, gfn, pages):
+        _pte, mapped = host_mapping.fn(vm, slot, gfn)
+        if mapped >= pages:
+            return gfn & -pages, pages, pfn & -pages
+    return gfn, 1, pfn
+
+
+@op(name="account and release page")
+def account_page(vm: Vm, pfn: int, dirty: bool) -> None:
+    """Set the flags of a page that was faulted in, and give its reference back.
+
+    :Kernel: kvm_set_pfn_accessed(), kvm_set_pfn_dirty(), kvm_release_pfn_clean();
+        kvm_release_faultin_page() since v6.13
+    """
+    vm.host.mark(pfn, dirty=dirty, accessed=True, who="user_mem_abort")
+    release_pfn.fn(vm, pfn)

@@ -1,0 +1,329 @@
+"""The walkers of stage 2 that share the tables: mmu_lock for read, and RCU.
+
+:Kernel: arch/arm64/kvm/hyp/pgtable.c with KVM_PGTABLE_WALK_SHARED, since v6.2 (fact
+    sheet arm64, 2.1, 2.2, 3.2).
+
+An entry goes from its old value by cmpxchg to LOCKED, and by a store to its new value.
+Who finds it locked, or loses the cmpxchg, answers -EAGAIN. A table that is taken out
+stays readable until every walker that was inside has left.
+"""
+
+__all__ = [
+    "CHOICES",
+    "Visit",
+    "leave_block",
+    "make_leaf_pte",
+    "mkyoung_shared",
+    "reach_leaf",
+    "relax_perms_shared",
+    "walk_and_break",
+]
+
+import errno
+from functools import partial
+from typing import NamedTuple
+
+from kvmarch_arm64.pgtable import (
+    children,
+    free_subtree,
+    install_table,
+    make_leaf,
+)
+from kvmarch_arm64.pte import (
+    kvm_pte_table,
+    stage2_pte_is_locked,
+    stage2_pte_needs_update,
+)
+from kvmarch_arm64.state import Mmu
+from kvmarch_arm64.tlbi import (
+    kvm_tlb_flush_vmid_ipa,
+)
+from kvmarch_arm64.walk import VALID, follow, stage2_walk
+
+from kvmarch import Choice, Vcpu, Vm, op
+from kvmarch import Table as Entries
+
+
+class Visit(NamedTuple):
+    """An entry that a walker has read, and what it wants to map there.
+
+    :Kernel: struct kvm_pgtable_visit_ctx, struct stage2_map_data
+    :param old: the entry as it was.
+    :param gfn: where the mapping begins; ``pages`` are those of the leaf.
+    :param attr: attributes of the new leaf.
+    """
+
+    table: Entries
+    index: int
+    level: int
+    old: int
+    gfn: int
+    pages: int
+    pfn: int
+    attr: int
+
+
+# -------------------------------------------------------------------------
+# Break and make
+# -------------------------------------------------------------------------
+
+
+def _try_break(vm: Vm, table: Entries, index: int, old: int) -> bool:
+    """Lock an entry and give its reference back; False if that race is lost.
+
+    The translations that it held are still to be dropped, see :func:`reach_leaf`.
+
+    :Kernel: stage2_try_break_pte()
+    """
+    mmu: Mmu = vm.arch
+    if stage2_pte_is_locked(mmu.layout, old):
+        return False
+    locked = mmu.locked
+    assert locked is not None
+    if table.get(index) != old:
+        return False
+    table.set(index, locked)
+    if old:
+        table.refs -= 1
+    return True
+
+
+@op(name="stage2_try_break_pte: TLBI")
+def _flush_broken(vm: Vm, at: Visit) -> None:
+    """Drop the translations of an entry that is locked by now."""
+    if kvm_pte_table(at.old, at.level):
+        vm.k.arm64_flush_table.fn(vm, at.gfn, 1 << vm.arch.shifts[at.level])
+    else:
+        kvm_tlb_flush_vmid_ipa(vm, at.gfn)
+
+
+def _free_unlinked(vm: Vm, table: Entries) -> None:
+    """Put a table that was taken out, and all below it, once nobody reads them.
+
+    :Kernel: stage2_free_unlinked_table(), stage2_free_unlinked_table_rcu_cb()
+    """
+    _retire(vm, table)
+    vm.rcu.call(partial(free_subtree, vm, table))
+
+
+def _retire(vm: Vm, table: Entries) -> None:
+    for child in list(children(vm, table)):
+        _retire(vm, child)
+    vm.tables.retire(table)
+
+
+# -------------------------------------------------------------------------
+# Map
+# -------------------------------------------------------------------------
+
+
+def walk_and_break(
+    vcpu: Vcpu, gfn: int, pages: int, pfn: int, attr: int
+) -> Visit | int:
+    """Walk to the entry that a map has to change, and lock it.
+
+    :returns: the entry; -EAGAIN if somebody else has it, or it would only change in
+        permissions; -ENOMEM if it needs a table and no page is set aside; -ERANGE
+        without a root.
+    """
+    # One step: between reading an entry and the cmpxchg only other faults can run,
+    # and whoever loses to one of them finds an entry that answers -EAGAIN as well.
+    vm = vcpu.vm
+    mmu: Mmu = vm.arch
+    target = mmu.level_of[pages]
+    found = stage2_walk(vm, gfn, target)
+    if found is None:
+        return -errno.ERANGE
+    table, index, level, old = found
+    if level != target and not vcpu.arch.mmu_page_cache:
+        return -errno.ENOMEM
+    return _break(vm, Visit(table, index, level, old, gfn, pages, pfn, attr))
+
+
+def _break(vm: Vm, at: Visit) -> Visit | int:
+    mmu: Mmu = vm.arch
+    old = at.old
+    if (
+        old & VALID
+        and mmu.level_of[at.pages] == at.level
+        and not kvm_pte_table(old, at.level)
+    ):
+        new = make_leaf(mmu, at.pfn, at.attr, at.level)
+        if not stage2_pte_needs_update(mmu.layout, old, new):
+            return -errno.EAGAIN
+    return at if _try_break(vm, at.table, at.index, old) else -errno.EAGAIN
+
+
+def make_leaf_pte(vm: Vm, at: Visit) -> None:
+    """Put the new leaf into a locked entry; a table that was there is let go.
+
+    :Kernel: stage2_make_pte(), stage2_map_walk_table_pre()
+    """
+    at.table.refs += 1
+    at.table.set(at.index, make_leaf(vm.arch, at.pfn, at.attr, at.level))
+    if kvm_pte_table(at.old, at.level):
+        _free_unlinked(vm, follow(vm, at.old))
+
+
+@op(name="stage2_make_pte: table")
+def _make_table(vcpu: Vcpu, at: Visit) -> Visit | int:
+    """Put an empty table into a locked entry, walk on and lock the next entry."""
+    vcpu.arch.mmu_page_cache -= 1
+    install_table(vcpu.vm, at.table, at.index, at.gfn, at.level)
+    return walk_and_break(vcpu, at.gfn, at.pages, at.pfn, at.attr)
+
+
+async def reach_leaf(vcpu: Vcpu, at: Visit) -> Visit | int:
+    """Go on from a locked entry until the entry of the leaf is locked and flushed.
+
+    :Kernel: kvm_pgtable_stage2_map() with KVM_PGTABLE_WALK_SHARED, from its first
+        stage2_try_break_pte() to its last
+    :Locking: mmu_lock held for read, RCU read lock.
+    :returns: the leaf's entry; -EAGAIN or -ENOMEM.
+    """
+    vm = vcpu.vm
+    while True:
+        if at.old & VALID:
+            await _flush_broken(vm, at)
+        if vm.arch.level_of[at.pages] == at.level:
+            return at
+        further = await _make_table(vcpu, at)
+        if isinstance(further, int):
+            return further
+        at = further
+
+
+@op(name="read the entry again")
+def _reread(vm: Vm, at: Visit) -> Entries | None:
+    """Return the table that stands where a block was made, if there is one by now.
+
+    :Kernel: __kvm_pgtable_visit(), which reads the entry again after its callback
+    """
+    entry = at.table.get(at.index)
+    return follow(vm, entry) if kvm_pte_table(entry, at.level) else None
+
+
+@op(name="stage2_make_pte: leaf below")
+def _make_below(vm: Vm, at: Visit) -> None:
+    make_leaf_pte(vm, at)
+
+
+async def leave_block(vm: Vm, at: Visit) -> int:
+    """Leave a block that was just made, unless a table has replaced it already.
+
+    Then another vCPU wanted a page there, and the walk goes down into the table.
+    Before 1f0f4a2ef7a5 (v6.4) the address had been advanced by the block, so that
+    every page was off by its size.
+
+    :returns: 0; -EAGAIN at the first entry that is mapped as it should be, or lost.
+    """
+    table = await _reread(vm, at)
+    if table is None:
+        return 0
+    pages = 1 << vm.arch.shifts[table.level]
+    pfn = at.pfn if vm.k.arm64_pa_from_offset else at.pfn + at.pages
+    for index in range(table.size):
+        part = index * pages
+        leaf = await _break_below(
+            vm, table, index, (at.gfn + part, pages, pfn + part, at.attr)
+        )
+        if isinstance(leaf, int):
+            return leaf
+        if leaf.old & VALID:
+            await _flush_broken(vm, leaf)
+        await _make_below(vm, leaf)
+    return 0
+
+
+@op(name="stage2_try_break_pte: below")
+def _break_below(
+    vm: Vm, table: Entries, index: int, what: tuple[int, int, int, int]
+) -> Visit | int:
+    return _break(vm, Visit(table, index, table.level, table.get(index), *what))
+
+
+# -------------------------------------------------------------------------
+# Attributes of one leaf
+# -------------------------------------------------------------------------
+
+
+class _Leaf(NamedTuple):
+    table: Entries
+    index: int
+    level: int
+    old: int
+
+
+@op(name="walk to leaf")
+def _find_leaf(vm: Vm, gfn: int) -> _Leaf | None:
+    """Return the leaf of a gfn; None if there is no valid one."""
+    found = leaf_of(vm, gfn)
+    return None if found is None else _Leaf(*found)
+
+
+@op(name="stage2_try_set_pte")
+def _try_set(vm: Vm, at: _Leaf, new: int) -> bool:
+    """Change the attributes of a live leaf by cmpxchg."""
+    if at.table.get(at.index) != at.old:
+        return False
+    change_attributes(vm, at.table, at.index, at.old, new)
+    return True
+
+
+relax_flush = Choice("arm64_relax_flush", "which TLBs forget a leaf that was relaxed")
+relax_flush.add(lambda vcpu, gfn: kvm_tlb_flush_vmid_ipa(vcpu.vm, gfn))
+relax_flush.add(kvm_tlb_flush_vmid_ipa_nsh, "arm64-relax-local-tlbi")
+
+flush_on_eagain = Choice(
+    "arm64_relax_flush_eagain", "whether a lost race flushes the leaf all the same"
+)
+flush_on_eagain.add(False)
+flush_on_eagain.add(True, "arm64-relax-flush-eagain")
+
+pa_from_offset = Choice(
+    "arm64_pa_from_offset", "how a map finds the address of the next entry"
+)
+pa_from_offset.add(False)
+pa_from_offset.add(True, "arm64-pa-from-offset")
+
+
+async def relax_perms_shared(vcpu: Vcpu, gfn: int, attr: int) -> int:
+    """Add permissions to a leaf, and drop the old translation.
+
+    :Kernel: kvm_pgtable_stage2_relax_perms(), since v6.2
+    :Locking: mmu_lock held for read.
+    :returns: 0; -EAGAIN if there is no leaf any more, or it changed meanwhile.
+    """
+    vm = vcpu.vm
+    ret = 0
+    async with vm.rcu.read():
+        at = await _find_leaf(vm, gfn)
+        if at is None:
+            ret = -errno.EAGAIN
+        else:
+            new = relaxed(vm, at.old, attr)
+            if new != at.old:
+                done = await _try_set(vm, at, new)
+                ret = 0 if done else -errno.EAGAIN
+    if not ret or vm.k.arm64_relax_flush_eagain:
+        await vm.k.arm64_relax_flush(vcpu, gfn)
+    return ret
+
+
+async def mkyoung_shared(vm: Vm, gfn: int) -> int:
+    """Set the access flag of a leaf; nothing is flushed.
+
+    :Kernel: kvm_pgtable_stage2_mkyoung(), since v6.3
+    :Locking: mmu_lock held for read.
+    :returns: the leaf as it was; 0 if there is none or the race was lost.
+    """
+    leaf = 0
+    async with vm.rcu.read():
+        at = await _find_leaf(vm, gfn)
+        if at is not None:
+            done = await _try_set(vm, at, stage2_mkyoung(at.old))
+            leaf = at.old if done else 0
+    return leaf
+
+
+CHOICES = (relax_flush, flush_on_eagain, pa_from_offset)

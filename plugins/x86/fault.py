@@ -1,0 +1,226 @@
+"""A guest's page fault, from the exit to the mapped page.
+
+:Kernel: kvm_mmu_page_fault(), kvm_tdp_page_fault(), direct_page_fault(); fact sheet
+    x86, 3.1.
+"""
+
+__all__ = ["CHOICES", "page_fault"]
+
+from kvmarch_x86.fast_fault import fast_page_fault
+from kvmarch_x86.mmio_fault import handle_mmio_page_fault
+from kvmarch_x86.rmap_mmu import rmap_map
+from kvmarch_x86.stale import is_page_fault_stale
+from kvmarch_x86.state import X86Vm
+from kvmarch_x86.tdp_map import FIXED, RETRY, Fault, goal_level
+
+from kvmarch import (
+    Choice,
+    FaultResult,
+    Vcpu,
+    Vm,
+    faultin_pfn,
+    kvm_flush_remote_tlbs,
+    mmu_invalidate_retry_gfn_unsafe,
+    op,
+    release_pfn,
+    slot_of,
+    snapshot_mmu_seq,
+)
+
+# -- the direct MMU with reverse maps -----------------------------------------------------
+
+
+@op(name="stale? map with mmu_lock")
+def _map_direct(vcpu: Vcpu, fault: Fault) -> tuple[str, bool]:
+    """Check whether the fault is stale, and map it.
+
+    :returns: how the fault ends, and whether a flush is owed.
+    """
+    vm = vcpu.vm
+    slot, gfn = fault.slot, fault.gfn
+    if is_page_fault_stale(vcpu, slot, gfn, fault.seq):
+        return RETRY, False
+    how = rmap_map(
+        vm,
+        slot,
+        gfn,
+        fault.pfn,
+        goal_level(vm, slot, gfn, fault.access),
+        root_pa=vcpu.arch.root_pa,
+        host_writable=fault.writable,
+        gen=vm.memslots[vcpu.as_id].generation,
+    )
+    owed = vm.world.current.name in vm.ledger.owed
+    return (FIXED if how == "guest" else how), owed
+
+
+async def _direct_map(vcpu: Vcpu, fault: Fault) -> str:
+    """Map in the direct MMU, and flush what that made stale.
+
+    :Kernel: direct_map(), __direct_map() before
+    :Locking: mmu_lock exclusively.
+    """
+    how, owed = await _map_direct(vcpu, fault)
+    if owed:
+        await kvm_flush_remote_tlbs(vcpu.vm)
+    return how
+
+
+# -- giving the page back ------------------------------------------------------------------
+
+release = Choice("x86_release", "how a fault gives its page back")
+
+
+@release.when()
+def _release_clean(vm: Vm, fault: Fault, how: str) -> None:
+    """Give the page back as it is; page flags are set when the entry is dropped.
+
+    :Kernel: kvm_release_pfn_clean(), to v6.12
+    """
+    release_pfn.fn(vm, fault.pfn)
+
+
+@release.when("x86-pfn-flags-at-fault")
+def _release_faultin(vm: Vm, fault: Fault, how: str) -> None:
+    """Mark the page accessed and, if it was mapped writable, dirty; give it back.
+
+    :Kernel: kvm_mmu_finish_page_fault(), kvm_release_faultin_page(), v6.13 on
+    """
+    if how != RETRY:
+        vm.host.mark(fault.pfn, dirty=fault.writable, accessed=True, who="page fault")
+    release_pfn.fn(vm, fault.pfn)
+
+
+# -- mmu_lock ------------------------------------------------------------------------------
+
+locked_map = Choice("x86_locked_map", "how a fault holds mmu_lock while it maps")
+
+
+@locked_map.when()
+async def _map_with_spinlock(vcpu: Vcpu, fault: Fault) -> str:
+    """Hold mmu_lock, and give the page back after the unlock (to v5.11)."""
+    vm = vcpu.vm
+    async with vm.mmu_lock.write():
+        if vm.arch.is_tdp:
+            how = await vm.k.x86_tdp_map(vcpu, fault)
+        else:
+            how = await _direct_map(vcpu, fault)
+    if fault.slot is not None:
+        await vm.k.x86_release(vm, fault, how)
+    return str(how)
+
+
+@locked_map.when("x86-rwlock")
+async def _map_with_rwlock(vcpu: Vcpu, fault: Fault) -> str:
+    """Hold mmu_lock for read in the TDP MMU, else for write (v5.12 on)."""
+    vm = vcpu.vm
+    lock = vm.mmu_lock
+    is_tdp = vm.arch.is_tdp
+    async with lock.read() if is_tdp else lock.write():
+        if is_tdp:
+            how = await vm.k.x86_tdp_map(vcpu, fault)
+        else:
+            how = await _direct_map(vcpu, fault)
+    if fault.slot is not None:
+        await vm.k.x86_release(vm, fault, how)
+    return str(how)
+
+
+@locked_map.when("x86-rwlock", "x86-pfn-flags-at-fault")
+async def _map_and_release(vcpu: Vcpu, fault: Fault) -> str:
+    """Give the page back before mmu_lock is dropped (v6.13 on)."""
+    vm = vcpu.vm
+    lock = vm.mmu_lock
+    is_tdp = vm.arch.is_tdp
+    async with lock.read() if is_tdp else lock.write():
+        if is_tdp:
+            how = await vm.k.x86_tdp_map(vcpu, fault)
+        else:
+            how = await _direct_map(vcpu, fault)
+        if fault.slot is not None:
+            await vm.k.x86_release(vm, fault, how)
+    return str(how)
+
+
+# -- the fault -----------------------------------------------------------------------------
+
+
+@op(name="fill MMIO cache")
+def _kvm_handle_noslot_fault(vcpu: Vcpu, gfn: int) -> bool:
+    """Remember that a gfn has no memslot; return whether to emulate at once.
+
+    :Kernel: handle_abnormal_pfn(), kvm_handle_noslot_fault()
+    """
+    vcpu.k.mmio_cache_fill.fn(vcpu, gfn)
+    arch: X86Vm = vcpu.vm.arch
+    beyond = gfn >> min(arch.layout.mmio_gfn_bits, arch.gfn_bits)
+    return not arch.layout.shadow_mmio_value or beyond != 0
+
+
+async def _no_slot(vcpu: Vcpu, gfn: int, access: str) -> FaultResult:
+    """Answer a fault where there is no memslot: mark it as MMIO and emulate."""
+    vm = vcpu.vm
+    seq = await snapshot_mmu_seq(vm)
+    emulate = await _kvm_handle_noslot_fault(vcpu, gfn)
+    if emulate:
+        return "mmio"
+    how = await vm.k.x86_locked_map(vcpu, Fault(gfn, access, None, -1, False, seq))
+    return "guest" if how == RETRY else "mmio"
+
+
+def _may_be_fast(arch: X86Vm, access: str, why: str) -> bool:
+    """Return whether a fault may be one that needs no lock (3.2).
+
+    Either W is missing, or a present entry was aged by taking its permissions away.
+
+    :Kernel: page_fault_can_be_fast()
+    """
+    if arch.is_tdp and not arch.rules.fast_fault:
+        return False
+    if why == "permission":
+        return access == "write"
+    layout = arch.layout
+    return why == "missing" and not layout.ad and layout.saved_mask != 0
+
+
+async def page_fault(vcpu: Vcpu, gfn: int, access: str, why: str) -> FaultResult:
+    """Handle a fault that :func:`~kvmarch_x86.translate.translate` has given a reason.
+
+    Simplified: the sequence count is read after the memslot was looked up in all
+    releases (v5.10: before); the second look for invalidations without the lock
+    (v6.9 on) is left out. Harmless, as the look under the lock decides.
+
+    :Kernel: kvm_mmu_page_fault()
+    :Locking: kvm->srcu read; takes mmu_lock.
+    """
+    vm = vcpu.vm
+    arch = vm.arch
+    if why == "reserved":
+        known = await handle_mmio_page_fault(vcpu, gfn)
+        if known is not None:
+            return known
+    slot = await slot_of(vcpu, gfn)
+    if slot is not None and _may_be_fast(arch, access, why):
+        fixed = await fast_page_fault(vcpu, slot, gfn, access)
+        if fixed:
+            return "guest"
+    if slot is not None and slot.invalid:
+        if arch.rules.retries_invalid_slot:
+            return "guest"
+        slot = None
+    if slot is None:
+        return await _no_slot(vcpu, gfn, access)
+    seq = await snapshot_mmu_seq(vm)
+    if arch.rules.early_retry and vm.mmu_invalidate_in_progress:
+        busy = await mmu_invalidate_retry_gfn_unsafe(vm, seq, gfn)
+        if busy:
+            return "guest"
+    found = await faultin_pfn(vm, slot, gfn, access == "write")
+    if found.error:
+        return "mmio" if found.error == "readonly" else "error"
+    fault = Fault(gfn, access, slot, found.pfn, found.writable, seq)
+    await vm.k.x86_locked_map(vcpu, fault)
+    return "guest"
+
+
+CHOICES = (release, locked_map)

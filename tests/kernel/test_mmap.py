@@ -1,0 +1,336 @@
+"""What user space does to its memory, and whom it tells (generic facts 2.14)."""
+
+import pytest
+
+from kvmarch.errors import ModelError
+from kvmarch.kernel.gup import get_user_page
+from kvmarch.kernel.mmap import (
+    exit_mmap,
+    fork,
+    madvise_dontneed,
+    mprotect,
+    mremap,
+    munmap,
+    populate,
+    touch_pages,
+)
+from kvmarch.kernel.reclaim import migrate, reclaim
+from kvmarch.machine.host import PFN_SHIFT, WRITE, Vma
+
+BIG = 0x7F80_0000_0000
+PAGE = 4096
+HUGE = 512 * PAGE
+RELEASES = [(3, 16), (5, 10), (5, 15), (6, 1), (7, 2)]
+
+
+@pytest.fixture
+def one(bench):
+    made = bench(pages=8)
+    made.slot()
+    return made
+
+
+def brackets(one):
+    return [
+        ((d["start"] - one.hva) // PAGE, (d["end"] - one.hva) // PAGE)
+        for d in one.named("kvm_unmap_hva_range")
+    ]
+
+
+def huge(bench):
+    one = bench(pages=0)
+    one.mm.add_vma(Vma(BIG, BIG + HUGE, huge=True))
+    populate(one.mm, BIG, BIG + HUGE, huge=True)
+    return one
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("how", [munmap, madvise_dontneed])
+def test_pages_go_after_the_bracket(bench, release, how):
+    one = bench(release)
+    one.slot()
+    for gfn in range(4):
+        one.access(gfn, "write")
+    pfns = [one.pfn(page) for page in range(4)]
+
+    one.do(how(one.mm, one.at(1), one.at(3)))
+
+    order = [e.name for e in one.world.events]
+    assert [one.host.pages[pfn].freed for pfn in pfns] == [False, True, True, False]
+    assert order.index("page_free") > order.index("range_start_done")
+    assert [bool(one.entry(gfn)) for gfn in range(4)] == [True, False, False, True]
+    assert (1, 3) in brackets(one)
+    assert one.vm.mmu_invalidate_in_progress == 0
+    assert one.lost == []
+
+
+def test_the_pages_are_freed_after_the_end(one):
+    names = one.trace(madvise_dontneed(one.mm, one.at(0), one.at(1)))
+
+    assert names.index("close range") < names.index("free pages")
+
+
+def test_after_munmap_there_is_no_vma(one):
+    one.do(munmap(one.mm, one.at(2), one.at(4)))
+
+    assert one.mm.find_vma(one.at(1)) == Vma(one.hva, one.at(2), mergeable=True)
+    assert one.mm.find_vma(one.at(2)) is one.mm.find_vma(one.at(3)) is None
+    assert one.do(get_user_page(one.mm, one.vpn(2), False)) == -1
+
+
+def test_after_dontneed_memory_reads_as_zeroes(one):
+    one.do(madvise_dontneed(one.mm, one.at(0), one.at(1)))
+
+    assert one.access(0) == "done"
+    assert one.pfn(0) == one.host.zero_pfn
+    assert one.lost == []
+
+
+def test_dontneed_drops_what_was_swapped_out(one):
+    one.do(reclaim(one.mm, one.at(0)))
+    one.do(madvise_dontneed(one.mm, one.at(0), one.at(1)))
+
+    assert one.do(get_user_page(one.mm, one.vpn(0), False)) == one.host.zero_pfn
+    assert one.mm.swapped == {}
+
+
+def test_nothing_is_freed_twice(one):
+    one.do(madvise_dontneed(one.mm, one.hva, one.at(8)))
+    one.do(madvise_dontneed(one.mm, one.hva, one.at(8)))
+    one.do(munmap(one.mm, one.hva, one.at(8)))
+
+    assert one.lost == []
+    assert one.mm.ptes == {}
+
+
+# -- protection --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_write_is_refused_after_mprotect(bench, release):
+    one = bench(release)
+    one.slot()
+    one.access(0, "write")
+    pfn = one.pfn(0)
+
+    one.do(mprotect(one.mm, one.at(0), one.at(1), write=False))
+
+    assert one.entry(0) == 0
+    assert one.access(0) == "done"
+    assert one.entry(0) & 0b10 == 0
+    assert one.pfn(0) == pfn
+    assert one.access(0, "write") == "error"
+    assert one.lost == []
+
+
+def test_a_page_becomes_writable_by_the_next_write_only(one):
+    one.do(mprotect(one.mm, one.at(0), one.at(1), write=False))
+    one.do(mprotect(one.mm, one.at(0), one.at(1), write=True))
+    allowed = one.mm.find_vma(one.at(0)).write
+
+    entry = one.mm.pte(one.vpn(0))
+    assert allowed
+    assert not entry & WRITE
+    assert one.access(0, "write") == "done"
+    assert one.mm.pte(one.vpn(0)) & WRITE
+
+
+def test_the_bracket_begins_at_the_first_page_that_is_populated(one):
+    one.do(madvise_dontneed(one.mm, one.at(0), one.at(3)))
+    one.do(mprotect(one.mm, one.at(0), one.at(8), write=False))
+
+    assert brackets(one)[-1] == (3, 8)
+
+
+def test_nobody_is_told_of_a_range_without_pages(one):
+    one.do(madvise_dontneed(one.mm, one.at(0), one.at(3)))
+    told = len(brackets(one))
+    one.do(mprotect(one.mm, one.at(0), one.at(3), write=False))
+
+    assert len(brackets(one)) == told
+
+
+def test_protecting_a_part_of_a_huge_page_splits_it(bench):
+    one = huge(bench)
+    before = one.mm.pte(BIG // PAGE + 1)
+
+    one.do(mprotect(one.mm, BIG + PAGE, BIG + 2 * PAGE, write=False))
+
+    assert one.mm.pmds == {}
+    assert one.mm.pte(BIG // PAGE + 1) == before & ~WRITE
+    assert one.mm.pte(BIG // PAGE) & WRITE
+
+
+def test_protecting_all_of_a_huge_page_keeps_it(bench):
+    one = huge(bench)
+    one.do(mprotect(one.mm, BIG, BIG + HUGE, write=False))
+
+    assert len(one.mm.pmds) == 1
+    assert not one.mm.pte(BIG // PAGE + 7) & WRITE
+
+
+def test_dropping_a_part_of_a_huge_page_splits_it(bench):
+    one = huge(bench)
+    first = one.mm.pte(BIG // PAGE) >> PFN_SHIFT
+
+    one.do(madvise_dontneed(one.mm, BIG + PAGE, BIG + 2 * PAGE))
+
+    assert one.mm.pmds == {}
+    assert one.mm.pte(BIG // PAGE + 1) == 0
+    assert one.host.pages[first + 1].freed
+    assert not one.host.pages[first].freed
+
+
+# -- moving and sharing ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_moved_mapping_keeps_its_pages(bench, release):
+    one = bench(release)
+    one.slot()
+    one.access(0, "write")
+    pfns = [one.pfn(page) for page in range(2)]
+    there = one.at(0x100)
+
+    one.do(mremap(one.mm, one.at(0), one.at(2), there))
+
+    moved = [one.mm.pte((there // PAGE) + n) >> PFN_SHIFT for n in range(2)]
+    assert moved == pfns
+    assert [one.pfn(page) for page in range(2)] == [0, 0]
+    assert one.mm.find_vma(there) == Vma(there, there + 2 * PAGE, mergeable=True)
+    assert one.mm.find_vma(one.at(0)) is None
+    assert brackets(one) == [(0, 2)]
+    assert one.entry(0) == 0
+    assert one.lost == []
+
+
+def test_what_is_swapped_out_moves_too(one):
+    one.host.pages[one.pfn(0)].content = "kept"
+    one.do(reclaim(one.mm, one.at(0)))
+    one.do(mremap(one.mm, one.at(0), one.at(2), one.at(0x100)))
+
+    pfn = one.do(get_user_page(one.mm, one.vpn(0x100), False))
+
+    assert one.host.pages[pfn].content == "kept"
+
+
+def test_a_huge_mapping_moves_whole(bench):
+    one = huge(bench)
+    before = one.mm.pte(BIG // PAGE + 5)
+
+    one.do(mremap(one.mm, BIG, BIG + HUGE, BIG + 4 * HUGE))
+
+    assert one.mm.pte((BIG + 4 * HUGE) // PAGE + 5) == before
+    assert list(one.mm.pmds) == [(BIG + 4 * HUGE) // PAGE]
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_fork_shares_copy_on_write(bench, release):
+    one = bench(release, pages=4)
+    one.slot()
+    one.access(0, "write")
+
+    child = one.do(fork(one.mm))
+
+    pages = [one.host.pages[one.pfn(page)] for page in range(4)]
+    assert [(p.refs, p.maps) for p in pages] == [(2, 2)] * 4
+    assert child.ptes == one.mm.ptes
+    assert not any(entry & WRITE for entry in one.mm.ptes.values())
+    assert one.entry(0) == 0
+    assert brackets(one) == [(0, 4)]
+    assert one.lost == []
+
+
+def test_a_child_reads_what_was_swapped_out(one):
+    one.host.pages[one.pfn(0)].content = "kept"
+    one.do(reclaim(one.mm, one.at(0)))
+    child = one.do(fork(one.mm))
+
+    for mm in (one.mm, child):
+        pfn = one.do(get_user_page(mm, one.vpn(0), False))
+        assert one.host.pages[pfn].content == "kept"
+
+
+def test_a_childs_page_outlives_the_parent(one):
+    child = one.do(fork(one.mm))
+    pfn = one.pfn(0)
+    one.do(exit_mmap(one.mm))
+
+    assert not one.host.pages[pfn].freed
+    one.do(exit_mmap(child))
+    assert one.host.pages[pfn].freed
+
+
+# -- exit --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_exit_releases_first_and_then_unmaps(bench, release):
+    one = bench(release, pages=4)
+    one.slot()
+    one.access(0, "write")
+    pfns = [one.pfn(page) for page in range(4)]
+
+    names = one.trace(exit_mmap(one.mm))
+
+    assert names[0] == "mm_users--"
+    assert names.index("hlist_del_init_rcu") < names.index("clear PTEs")
+    assert all(one.host.pages[pfn].freed for pfn in pfns)
+    assert (one.mm.vmas, one.mm.ptes, one.mm.mm_users) == ([], {}, 0)
+    assert one.entry(0) == 0
+    assert brackets(one) == []
+    assert one.lost == []
+
+
+# -- setting up --------------------------------------------------------------------
+
+
+def test_touching_writes_one_value_into_each_page(one):
+    one.do(touch_pages(one.mm, one.at(2), ("a", "b")))
+
+    contents = [one.host.pages[one.pfn(page)].content for page in (2, 3)]
+    assert contents == ["a", "b"]
+    assert [one.host.pages[one.pfn(page)].refs for page in (2, 3)] == [1, 1]
+
+
+def test_populating_leaves_what_is_there(bench):
+    one = bench(pages=4)
+    before = dict(one.mm.ptes)
+    populate(one.mm, one.hva, one.at(4))
+
+    assert one.mm.ptes == before
+    assert len({entry >> PFN_SHIFT for entry in before.values()}) == 4
+
+
+def test_populating_with_huge_pages_fills_the_rest_with_small_ones(bench):
+    one = bench(pages=0)
+    one.mm.add_vma(Vma(BIG, BIG + HUGE + 2 * PAGE, huge=True))
+    populate(one.mm, BIG, BIG + HUGE + 2 * PAGE, huge=True)
+
+    assert (len(one.mm.pmds), len(one.mm.ptes)) == (1, 2)
+
+
+def test_a_mapping_does_not_move_onto_another(one):
+    with pytest.raises(ModelError, match="is mapped already"):
+        one.do(mremap(one.mm, one.at(0), one.at(2), one.at(4)))
+
+
+def test_a_page_that_is_unmapped_while_it_migrates_stays_unmapped(one):
+    pfn = one.pfn(0)
+    moving = one.actor("migrate", migrate(one.mm, one.at(0)))
+    moving.past("close range")
+    one.do(munmap(one.mm, one.at(0), one.at(1)), "unmap")
+    moving.end()
+
+    assert one.pfn(0) == 0
+    assert one.host.pages[pfn].freed
+    assert one.lost == []
+
+
+def test_a_page_that_is_protected_while_it_migrates_stays_protected(one):
+    moving = one.actor("migrate", migrate(one.mm, one.at(0)))
+    moving.past("close range")
+    one.do(mprotect(one.mm, one.at(0), one.at(1), write=False), "protect")
+
+    assert moving.end() is True
+    assert not one.mm.pte(one.vpn(0)) & WRITE
