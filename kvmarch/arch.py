@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from kvmarch.changes import Release, show_release
-from kvmarch.errors import KvmarchError, UnknownNameError
+from kvmarch.errors import KernelError, UnknownNameError
 from kvmarch.format.bits import EntryFormat
 
 FaultResult: TypeAlias = Literal["guest", "mmio", "error"]
@@ -105,7 +105,7 @@ class ArchInfo:
 
         :param given: what the user set, as text.
         :raises UnknownNameError: no such option, or the option has no such value.
-        :raises KvmarchError: the release does not have the value.
+        :raises KernelError: the release does not have the value.
         """
         for name in given:
             if name not in self.options:
@@ -122,7 +122,7 @@ class ArchInfo:
                         map(str, option.values),
                     )
                 if value not in available:
-                    raise KvmarchError(
+                    raise KernelError(
                         f"{self.name} has no {name}={value} in {show_release(release)}"
                     )
             else:

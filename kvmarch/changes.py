@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from kvmarch.errors import KernelError, UnknownNameError
+from kvmarch.errors import KernelError, KvmarchError, UnknownNameError
 from kvmarch.machine.steps import Op
 
 T = TypeVar("T")
@@ -230,7 +230,7 @@ def applied_changes(
     """Return the names of the changes that a kernel has.
 
     :raises UnknownNameError: ``plus`` or ``minus`` names no change.
-    :raises KernelError: a change is to be added and taken away at once.
+    :raises KvmarchError: a change is to be added and taken away at once.
     """
     table = {change.name: change for change in changes}
     plus, minus = set(plus), set(minus)
@@ -239,7 +239,7 @@ def applied_changes(
             raise UnknownNameError("change", name, sorted(table))
     if plus & minus:
         both = ", ".join(sorted(plus & minus))
-        raise KernelError(f"{both} cannot be both added and taken away")
+        raise KvmarchError(f"{both} cannot be both added and taken away")
     merged = {name for name, change in table.items() if change.is_in(release)}
     return frozenset((merged | plus) - minus)
 

@@ -47,6 +47,7 @@ class Lock(Part):
         self.name = name or kind.name
         self.writer: str | None = None
         self.readers: list[str] = []
+        self._spins = 0 if kind.sleeps else 1
         self._write = Scope(self.take_write(), self.drop_write())
         self._read = Scope(self.take_read(), self.drop_read())
 
@@ -130,26 +131,29 @@ class Lock(Part):
     def _take_write(self) -> Any:
         if self.writer is not None or self.readers:
             return BLOCKED
-        task = self.world.current
-        if task.held:
-            self._check()
-        self.writer = task.name
-        task.held.append((self, "write"))
-        if not self.kind.sleeps:
-            task.atomic += 1
+        self._hold("write").atomic += self._spins
+        self.writer = self.world.current.name
         return None
 
     def _take_read(self) -> Any:
         if self.writer is not None:
             return BLOCKED
-        task = self.world.current
-        if task.held:
-            self._check()
-        self.readers.append(task.name)
-        task.held.append((self, "read"))
-        if not self.kind.sleeps:
-            task.atomic += 1
+        self._hold("read").atomic += self._spins
+        self.readers.append(self.world.current.name)
         return None
+
+    def _hold(self, mode: str) -> Any:
+        """Put the lock on the running task's list; return the task."""
+        task = self.world.current
+        kind = self.kind
+        # The common case needs no look at the list: a lock that neither sleeps nor
+        # bars readers, above all that are held.
+        if task.top >= kind.rank or kind.sleeps or kind.bars_srcu:
+            self._check()
+        task.held.append((self, mode))
+        task.tops.append(task.top)
+        task.top = max(task.top, kind.rank)
+        return task
 
     def _drop_write(self) -> None:
         self._drop("write")
@@ -162,17 +166,22 @@ class Lock(Part):
     def _drop(self, mode: str) -> None:
         task = self.world.current
         held = task.held
-        if held and held[-1] == (self, mode):
+        last = held[-1] if held else (None, "")
+        if last[0] is self and last[1] == mode:
             held.pop()
+            task.top = task.tops.pop()
         elif (self, mode) in held:
             held.remove((self, mode))
+            task.rank_again()
         else:
             raise ModelError(
                 f"{task.name} unlocks {self.name}, which it does not hold for {mode}"
             )
-        if not self.kind.sleeps:
-            task.atomic -= 1
+        task.atomic -= self._spins
 
+
+_READS = ("read0", "read1")
+"""Modes in which a reader holds SRCU: by the index on which it counts."""
 
 _SRCU = LockClass("srcu", rank=0, sleeps=True, shared=True, nests=True)
 
@@ -238,7 +247,7 @@ class Srcu(Part):
         task = self.world.current
         idx = self.idx
         self.readers[idx].append(task.name)
-        task.held.append((self, f"read{idx}"))
+        task.held.append((self, _READS[idx]))
 
     def _leave(self) -> None:
         task = self.world.current

@@ -20,7 +20,18 @@ class Task:
     :param start: makes the path; called once, when the task is first scheduled.
     """
 
-    __slots__ = ("atomic", "done", "held", "name", "path", "pending", "result", "start")
+    __slots__ = (
+        "atomic",
+        "done",
+        "held",
+        "name",
+        "path",
+        "pending",
+        "result",
+        "start",
+        "top",
+        "tops",
+    )
 
     def __init__(self, name: str, start: Callable[[], Path[Any]]) -> None:
         self.name = name
@@ -28,12 +39,24 @@ class Task:
         self.path: Path[Any] | None = None
         self.pending: Any = None
         self.held: list[tuple[Any, str]] = []
+        self.top = -1
+        """The highest rank among the locks that are held."""
+        self.tops: list[int] = []
+        """What it was before each of them was taken."""
         self.atomic = 0
         self.done = False
         self.result: Any = None
 
     def __repr__(self) -> str:
         return f"Task({self.name})"
+
+    def rank_again(self) -> None:
+        """Find the highest rank anew, when a lock is dropped that is not the last."""
+        self.top, self.tops = -1, []
+        for lock, _mode in self.held:
+            if lock.kind.rank:
+                self.tops.append(self.top)
+                self.top = max(self.top, lock.kind.rank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +143,13 @@ def _advance(world: World, task: Task, count: int) -> int:
     send = task.path.send
     observe = world.observer
     step = task.pending
-    moved = 0
-    value: Any = None
+    blocked = BLOCKED
+    begun = world.steps
+    stop_at = begun + count
     try:
         if step is None:
             step = send(None)
-        while moved < count:
+        while world.steps < stop_at:
             operation = step.op
             if operation.sleeps and task.atomic:
                 holds = ", ".join(lock.name for lock, _ in task.held)
@@ -133,9 +157,8 @@ def _advance(world: World, task: Task, count: int) -> int:
                     "locks", f"{operation.name} may sleep while {holds} is held"
                 )
             value = operation.fn(*step.args)
-            if value is BLOCKED:
+            if value is blocked:
                 break
-            moved += 1
             world.steps += 1
             if observe is not None:
                 observe(task, step)
@@ -148,7 +171,7 @@ def _advance(world: World, task: Task, count: int) -> int:
             world.violate("locks", f"{task.name} ends and still holds {holds}")
     finally:
         world.current = None
-    return moved
+    return world.steps - begun
 
 
 def _close(tasks: Iterable[Task]) -> None:

@@ -8,7 +8,7 @@ comes back. The same path can so be run once or explored in every interleaving.
 __all__ = ["BLOCKED", "Op", "Path", "Scope", "Step", "op"]
 
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar, overload
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,10 +66,17 @@ class Op(Generic[P, R]):
         self.name = name or fn.__name__
         self.sleeps = sleeps
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Step[R]:
-        """Return the step that calls the function with these arguments."""
-        assert not kwargs, "a step's arguments are given by position"
-        return Step(self, args)
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Step[R]:
+            """Return the step that calls the function with these arguments."""
+            ...
+
+    else:
+
+        def __call__(self, *args: Any) -> Any:
+            """Return the step; its arguments are given by position."""
+            return Step(self, args)
 
     def __repr__(self) -> str:
         return f"Op({self.name})"

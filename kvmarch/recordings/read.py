@@ -89,6 +89,8 @@ def load(path: Path) -> Recording:
         raise RecordingError(
             f"{path}: line {error.lineno}: not JSON: {error.msg}"
         ) from None
+    except (ValueError, RecursionError) as error:
+        raise RecordingError(f"{path}: not JSON: {error}") from None
     if not isinstance(raw, dict):
         raise RecordingError(f"{path}: not a recording: the file is no object")
     where = ""
@@ -103,10 +105,10 @@ def load(path: Path) -> Recording:
             _field(raw, "arch", str),
             _field(raw, "kernel", str),
             _page_size(raw),
-            {str(k): str(v) for k, v in raw.get("module_params", {}).items()},
+            {k: str(v) for k, v in _maybe(raw, "module_params", dict).items()},
             tuple(stages),
         )
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise RecordingError(f"{path}: {where}{error}") from None
 
 
@@ -118,6 +120,13 @@ def _field(table: Any, key: str, kind: type) -> Any:
     if not isinstance(table[key], kind):
         raise TypeError(f"{key}: {table[key]!r} is no {kind.__name__}")
     return table[key]
+
+
+def _maybe(table: Any, key: str, kind: type) -> Any:
+    """Return a value that may be missing or null; it is empty then."""
+    if isinstance(table, dict) and table.get(key) is None:
+        return kind()
+    return _field(table, key, kind)
 
 
 def _page_size(raw: dict[str, Any]) -> int:
@@ -140,25 +149,25 @@ def _hex(text: Any, key: str) -> int:
 def _stage(raw: Any) -> Stage:
     name = _field(raw, "name", str)
     look = None
-    if raw.get("host_pfns"):
+    found = _maybe(raw, "host_pfns", dict)
+    if found:
         pages = {
-            _hex(gfn, "host_pfns"): _hex(pfn, "host_pfns")
-            for gfn, pfn in raw["host_pfns"].items()
+            _hex(gfn, "host_pfns"): _hex(pfn, "host_pfns") for gfn, pfn in found.items()
         }
         tables = tuple(
             LeafTable(
-                _hex(table.get("pa"), "leaf_tables.pa"),
+                _hex(_field(table, "pa", str), "leaf_tables.pa"),
                 tuple(
-                    _hex(e, "leaf_tables.entries_from_first_gfn")
-                    for e in table.get("entries_from_first_gfn", ())
+                    _hex(entry, "leaf_tables.entries_from_first_gfn")
+                    for entry in _maybe(table, "entries_from_first_gfn", list)
                 ),
             )
-            for table in raw.get("leaf_tables") or ()
+            for table in _maybe(raw, "leaf_tables", list)
         )
         look = Look(pages, tables)
     events = tuple(
         (_field(event, "event", str), _field(event, "text", str))
-        for event in raw.get("events") or ()
+        for event in _maybe(raw, "events", list)
     )
-    console = tuple(str(line) for line in raw.get("console") or ())
-    return Stage(name, look, events, console, int(raw.get("events_omitted") or 0))
+    console = tuple(str(line) for line in _maybe(raw, "console", list))
+    return Stage(name, look, events, console, _maybe(raw, "events_omitted", int))

@@ -152,7 +152,7 @@ def load(path: Path) -> Scenario:
         raise ScenarioError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ScenarioError(f"{path}: not UTF-8 at byte {error.start}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ScenarioError(f"{path}: not TOML: {error}") from None
     return _Reader(path).scenario(raw)
 
