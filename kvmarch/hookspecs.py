@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from kvmarch.machine.tlb import Flush, Translation
     from kvmarch.scenarios.properties import Property
 
-__all__ = ["API_VERSION", "TIERS", "hookimpl", "hookspec"]
+__all__ = ["API_VERSION", "OPTIONAL", "PATHS", "TIERS", "hookimpl", "hookspec"]
 
 API_VERSION = (1, 0)
 """Major and minor number. A plugin needs the same major and no newer minor."""
@@ -350,12 +350,14 @@ def kvmarch_dirty_log_masked(
 
 
 @hookspec
-def kvmarch_sync_dirty_log(vm: Vm, slot: Memslot) -> Path[None]:
+def kvmarch_sync_dirty_log(vm: Vm, slot: Memslot) -> Path[int | None]:
     """Bring what hardware knows into the slot's dirty bitmap. A coroutine.
 
     :Kernel: kvm_arch_sync_dirty_log(); on ppc the harvest of C bits that replaces
         the generic log.
     :Locking: slots_lock.
+    :returns: 0 or None; or the errno with which KVM_GET_DIRTY_LOG fails, where there
+        is no dirty log.
     """
 
 
@@ -414,6 +416,19 @@ OPTIONAL = frozenset(
     }
 )
 """Hooks that a plugin may leave out; the core then does nothing, or the usual."""
+
+PATHS = frozenset(
+    {
+        "commit_memory_region",
+        "destroy_vm",
+        "flush_shadow_all",
+        "flush_shadow_memslot",
+        "memslots_updated",
+        "page_fault",
+        "sync_dirty_log",
+    }
+)
+"""Operations that are always paths: a plain function is refused for them."""
 
 TIERS: dict[int, tuple[str, ...]] = {
     1: ("arch", "formats", "decode", "entry_pfn", "entry_repoint"),

@@ -3,6 +3,7 @@
 __all__ = ["Loaded", "Plugins", "Refused", "check", "link", "load"]
 
 import importlib.metadata
+import inspect
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -175,6 +176,7 @@ def check(name: str, module: Any, distribution: str, version: str) -> Loaded:
         raise PluginError(
             f"plugin {name}: hook {PREFIX}{missing[0]} is missing; tier 1 needs it"
         )
+    _check_paths(name, operations, choices)
     for change in changes:
         if change.arch != name:
             raise PluginError(
@@ -182,6 +184,25 @@ def check(name: str, module: Any, distribution: str, version: str) -> Loaded:
                 f"arch {change.arch!r}"
             )
     return Loaded(info, version, distribution, tier, operations, changes, choices)
+
+
+def _check_paths(
+    name: str, operations: Mapping[str, Any], choices: tuple[Choice, ...]
+) -> None:
+    """Refuse a plain function where a path is wanted: it would never be run."""
+    bodies = [(operation, operations.get(operation)) for operation in hookspecs.PATHS]
+    bodies += [
+        (choice.name, variant.value)
+        for choice in choices
+        if choice.name in hookspecs.PATHS
+        for variant in choice.variants
+    ]
+    for operation, body in sorted(bodies, key=lambda b: b[0]):
+        if body is not None and not inspect.iscoroutinefunction(body):
+            raise PluginError(
+                f"plugin {name}: hook {PREFIX}{operation} must be a coroutine "
+                "function (async def)"
+            )
 
 
 def _check_api(name: str, module: Any) -> None:

@@ -142,17 +142,14 @@ def write_whole(path: Path, text: str) -> None:
 
     :raises KvmarchError: it cannot be written.
     """
-    if path.is_dir():
-        raise KvmarchError(f"{path}: is a directory; wanted a file")
-    if path.exists() and not path.is_file():
-        # A device such as /dev/stdout: there is nothing to replace.
-        try:
-            path.write_text(text, "utf-8")
-        except OSError as error:
-            raise KvmarchError(f"{path}: {error.strerror}") from None
-        return
     temporary = ""
     try:
+        if path.is_dir():
+            raise KvmarchError(f"{path}: is a directory; wanted a file")
+        if path.exists() and not path.is_file():
+            # A device such as /dev/stdout: there is nothing to replace.
+            path.write_text(text, "utf-8")
+            return
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)

@@ -79,7 +79,9 @@ async def get_dirty_log(vm: Vm, slot_number: int) -> tuple[int, int]:
         slot = await _slot(vm, slot_number)
         if isinstance(slot, int):
             return slot, 0
-        await vm.k.sync_dirty_log(vm, slot)
+        errno = await vm.k.sync_dirty_log(vm, slot)
+        if errno:
+            return int(errno), 0
         if vm.manual_protect:
             bits = await _copy(vm, slot)
             await _reported(vm, slot, bits)
@@ -133,7 +135,9 @@ async def clear_dirty_log(
             or (num_pages % WORD and first_page + num_pages != slot.npages)
         ):
             return EINVAL
-        await vm.k.sync_dirty_log(vm, slot)
+        errno = await vm.k.sync_dirty_log(vm, slot)
+        if errno:
+            return int(errno)
         owed = None
         cleared = False
         async with vm.mmu_lock.write():

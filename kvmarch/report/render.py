@@ -5,6 +5,7 @@ __all__ = ["FORMATS", "render"]
 import csv
 import io
 import json
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -49,6 +50,27 @@ def _heading(name: str, width: int) -> str:
     return "\n".join(lines)
 
 
+def _widths(rows: list[dict[str, str]], names: list[str]) -> dict[str, int]:
+    """Return how much room each column takes, with the space after it."""
+    widths: dict[str, int] = {}
+    for name in names:
+        body = max((len(row[name]) for row in rows), default=0)
+        lines = _heading(name, body).split("\n")
+        widths[name] = max(body, *map(len, lines)) + 2
+    return widths
+
+
+def _broken(rows: list[dict[str, str]], names: list[str]) -> list[dict[str, str]]:
+    """Return the rows with the widest column's cells broken into lines that fit."""
+    widths = _widths(rows, names)
+    over = sum(widths.values()) - 2 - WIDTH
+    if over <= 0:
+        return rows
+    widest = max(names, key=lambda name: widths[name])
+    room = max(widths[widest] - 2 - over, 8)
+    return [{**row, widest: textwrap.fill(row[widest], room)} for row in rows]
+
+
 def _blocks(
     table: Table, rows: list[dict[str, str]]
 ) -> tuple[list[list[str]], list[str]]:
@@ -57,11 +79,7 @@ def _blocks(
     Details are left out first. If the rest is still too wide, it is broken into
     blocks that all begin with the key columns.
     """
-    widths: dict[str, int] = {}
-    for name in table.names():
-        body = max((len(row[name]) for row in rows), default=0)
-        lines = _heading(name, body).split("\n")
-        widths[name] = max(body, *map(len, lines)) + 2
+    widths = _widths(rows, table.names())
 
     def fits(names: list[str]) -> bool:
         return sum(widths[name] for name in names) - 2 <= WIDTH
@@ -101,8 +119,9 @@ def _tabulated(table: Table, style: str) -> str:
             else _heading(name, max(len(row[name]) for row in rows))
             for name in names
         ]
+        shown = rows if style == "github" else _broken(rows, names)
         body = library.tabulate(
-            [[row[name] for name in names] for row in rows],
+            [[row[name] for name in names] for row in shown],
             headers=headings,
             tablefmt=style,
             disable_numparse=True,
@@ -114,7 +133,19 @@ def _tabulated(table: Table, style: str) -> str:
         notes.append(f"left out to fit: {', '.join(left)} (see --format json)")
     if notes:
         parts.append("\n".join(notes))
+    if style != "github":
+        parts = [_filled(part) for part in parts]
     return "\n\n".join(parts) + "\n"
+
+
+def _filled(text: str) -> str:
+    """Return the text with lines that are too long broken at spaces."""
+    return "\n".join(
+        line
+        if len(line) <= WIDTH
+        else textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False)
+        for line in text.split("\n")
+    )
 
 
 def _text(table: Table) -> str:
