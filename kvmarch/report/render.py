@@ -50,14 +50,35 @@ def _heading(name: str, width: int) -> str:
     return "\n".join(lines)
 
 
+def _filled(text: str, width: int = WIDTH) -> str:
+    """Return the text with lines that are too long broken at spaces."""
+    return "\n".join(
+        line
+        if len(line) <= width
+        else textwrap.fill(
+            line,
+            width,
+            subsequent_indent=line[: len(line) - len(line.lstrip())],
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for line in text.split("\n")
+    )
+
+
 def _widths(rows: list[dict[str, str]], names: list[str]) -> dict[str, int]:
     """Return how much room each column takes, with the space after it."""
     widths: dict[str, int] = {}
     for name in names:
-        body = max((len(row[name]) for row in rows), default=0)
+        body = _body(rows, name)
         lines = _heading(name, body).split("\n")
         widths[name] = max(body, *map(len, lines)) + 2
     return widths
+
+
+def _body(rows: list[dict[str, str]], name: str) -> int:
+    """Return the length of the longest line in a column."""
+    return max((len(line) for row in rows for line in row[name].split("\n")), default=0)
 
 
 def _broken(rows: list[dict[str, str]], names: list[str]) -> list[dict[str, str]]:
@@ -68,7 +89,7 @@ def _broken(rows: list[dict[str, str]], names: list[str]) -> list[dict[str, str]
         return rows
     widest = max(names, key=lambda name: widths[name])
     room = max(widths[widest] - 2 - over, 8)
-    return [{**row, widest: textwrap.fill(row[widest], room)} for row in rows]
+    return [{**row, widest: _filled(row[widest], room)} for row in rows]
 
 
 def _blocks(
@@ -114,9 +135,7 @@ def _tabulated(table: Table, style: str) -> str:
     parts = [table.title] if table.title else []
     for names in blocks if rows else ():
         headings = [
-            name
-            if style == "github"
-            else _heading(name, max(len(row[name]) for row in rows))
+            name if style == "github" else _heading(name, _body(rows, name))
             for name in names
         ]
         shown = rows if style == "github" else _broken(rows, names)
@@ -136,16 +155,6 @@ def _tabulated(table: Table, style: str) -> str:
     if style != "github":
         parts = [_filled(part) for part in parts]
     return "\n\n".join(parts) + "\n"
-
-
-def _filled(text: str) -> str:
-    """Return the text with lines that are too long broken at spaces."""
-    return "\n".join(
-        line
-        if len(line) <= WIDTH
-        else textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False)
-        for line in text.split("\n")
-    )
 
 
 def _text(table: Table) -> str:

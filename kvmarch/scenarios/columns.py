@@ -67,7 +67,7 @@ class Seen:
             return None
         found = (0, 0)
         for event in self.events:
-            if event.name == "entry" and event.data["gfn"] == gfn:
+            if event.name in {"watch", "entry"} and event.data["gfn"] == gfn:
                 found = (event.data["new"], event.data["level"])
             if event is moment:
                 break

@@ -146,7 +146,13 @@ def compare(scenario: Scenario, plugins: Plugins, choose: Choose) -> Table:
 
 
 def _sum_up(table: Table) -> None:
-    """Draw failed expectations of neighbouring releases together."""
+    """Say which cells are empty, and which expectations failed, release by release."""
+    absent: dict[tuple[str, str], list[str]] = {}
+    for row in table.rows:
+        if row["mmu"] is None:
+            absent.setdefault((row["arch"], row["note"]), []).append(row["kernel"])
+    for (arch, why), releases in absent.items():
+        table.notes.append(f"{arch} {releases[0]}..{releases[-1]}: {why}")
     runs: dict[tuple[str, str], list[str]] = {}
     for where, release, what in table.failed:
         runs.setdefault((where, what), []).append(release)

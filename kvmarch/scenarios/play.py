@@ -109,6 +109,8 @@ class _Watcher:
         self.vm = context.machine.vm
         self.world = context.machine.world
         self.seen = {gfn: self.vm.k.entry.fn(self.vm, gfn) for gfn in gfns}
+        for gfn, (entry, level) in self.seen.items():
+            self.world.note("watch", gfn=gfn, new=entry, level=level)
 
     def look(self) -> None:
         """Record what has changed since the last look."""

@@ -89,7 +89,7 @@ def _show(event: Event, seen: Seen) -> str:
             return _entry(data, seen)
         case "result":
             return f"  = {_value(data['value'])}"
-        case "look" | "mark" | "range_start_done":
+        case "look" | "mark" | "watch" | "range_start_done":
             return ""
         case _:
             shown = " ".join(f"{k}={_value(v)}" for k, v in data.items() if k != "vm")
