@@ -9,7 +9,7 @@ __all__ = ["DenseTable", "Match", "SparseTable", "Table", "TablePool"]
 
 import sys
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, Protocol
 
@@ -80,6 +80,10 @@ class Table(Protocol):
 
     def fill(self, entry: int, start: int, stop: int) -> None:
         """Store one value in a run of entries."""
+        ...
+
+    def copy(self, start: int, stop: int) -> Sequence[int]:
+        """Return a run of entries as they are now."""
         ...
 
     def freeze(self) -> tuple[Any, ...]:
@@ -161,6 +165,10 @@ class SparseTable:
         else:
             self.cells.update(dict.fromkeys(range(start, stop), entry))
 
+    def copy(self, start: int, stop: int) -> Sequence[int]:
+        """Return a run of entries as they are now."""
+        return tuple(self.cells.get(i, self.empty) for i in range(start, stop))
+
     def freeze(self) -> tuple[Any, ...]:
         """Return the table as a hashable value."""
         cells = tuple(sorted(self.cells.items()))
@@ -237,6 +245,10 @@ class DenseTable:
     def fill(self, entry: int, start: int, stop: int) -> None:
         """Store one value in a run of entries."""
         self.cells[start:stop] = array("Q", (entry,)) * (stop - start)
+
+    def copy(self, start: int, stop: int) -> Sequence[int]:
+        """Return a run of entries as they are now."""
+        return self.cells[start:stop]
 
     def freeze(self) -> tuple[Any, ...]:
         """Return the table as a hashable value."""

@@ -5,7 +5,7 @@ Only state lives here; what the host mm does with it are paths of the kernel.
 
 __all__ = ["HostMemory", "HostPte", "Mm", "Page", "Vma"]
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -80,6 +80,7 @@ class HostMemory(Part):
         self.reuse = reuse
         self.pages: dict[int, Page] = {}
         self.free_pages: list[int] = []
+        self._marks: list[Callable[[], None]] = []
         self._next = first
         self.zero_pfn = self.alloc("zero", 0)
         self.pages[self.zero_pfn].refs = 1
@@ -131,6 +132,24 @@ class HostMemory(Part):
             )
         page.dirty |= dirty
         page.accessed |= accessed
+
+    def mark_run(self, mark: Callable[[], None]) -> None:
+        """Mark many pages by calling a function, now or when settle_marks() is called.
+
+        Later is as good while no page was ever freed, so that no mark can come too
+        late, on a machine that keeps no events, so that nobody looks meanwhile.
+        """
+        if self.world.traced or self.free_pages:
+            self.settle_marks()
+            mark()
+        else:
+            self._marks.append(mark)
+
+    def settle_marks(self) -> None:
+        """Do the marks that were put off."""
+        marks, self._marks = self._marks, []
+        for mark in marks:
+            mark()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,17 +13,17 @@ from kvmarch_x86 import (
     fault,
     flush,
     rmap_changes,
+    rules,
     slots,
     stale,
     tdp_huge,
-    tdp_map,
     teardown,
     translate,
     unmap,
 )
 from kvmarch_x86.arch_info import ARCH_INFO, machine_layout
-from kvmarch_x86.changes import Rules
 from kvmarch_x86.layout import decode, formats
+from kvmarch_x86.rules import Rules
 from kvmarch_x86.spte import spte_to_pfn
 from kvmarch_x86.state import X86Vcpu, X86Vm
 
@@ -61,14 +61,13 @@ def kvmarch_changes() -> Sequence[Change]:
 def kvmarch_choices() -> Sequence[Choice]:
     """Return what depends on changes."""
     return (
-        *changes.CHOICES,
+        *rules.CHOICES,
         *rmap_changes.RMAP_CHOICES,
         *aging.CHOICES,
         *fault.CHOICES,
         *slots.CHOICES,
         *stale.CHOICES,
         *tdp_huge.CHOICES,
-        *tdp_map.CHOICES,
         *unmap.CHOICES,
     )
 

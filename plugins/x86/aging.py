@@ -7,6 +7,7 @@
 __all__ = ["CHOICES", "age_gfn", "test_age_gfn"]
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from kvmarch_x86.rmap_mmu import rmap_age, rmap_test_age
 from kvmarch_x86.spte import (
@@ -15,10 +16,12 @@ from kvmarch_x86.spte import (
     mark_spte_for_access_track,
     spte_to_pfn,
 )
-from kvmarch_x86.state import Role, X86Vm
 from kvmarch_x86.tdp_tables import runs
 
 from kvmarch import Choice, Memslot, Table, Vm, age_without_lock
+
+if TYPE_CHECKING:
+    from kvmarch_x86.state import Role, X86Vm
 
 aging_walk = Choice("aging_walk", "which locks an aging callback takes")
 aging_walk.add(
@@ -59,7 +62,10 @@ def _track(vm: Vm, table: Table, first: int, stop: int) -> bool:
         # The entry forgets that it was writable, which is what says dirty here.
         if arch.rules.marks_when_dropped and is_dirty_spte(layout, spte):
             vm.host.mark(
-                spte_to_pfn(layout, spte), dirty=True, accessed=False, who="age_gfn_range"
+                spte_to_pfn(layout, spte),
+                dirty=True,
+                accessed=False,
+                who="age_gfn_range",
             )
     return young
 

@@ -6,6 +6,8 @@
 
 __all__ = ["dirty_log_masked", "start_logging", "sync_dirty_log"]
 
+from typing import TYPE_CHECKING
+
 from kvmarch_x86.geometry import pages_per_hpage
 from kvmarch_x86.rmap_mmu import (
     rmap_clear_dirty_slot,
@@ -13,7 +15,6 @@ from kvmarch_x86.rmap_mmu import (
     rmap_write_protect_gfn,
     rmap_write_protect_slot,
 )
-from kvmarch_x86.state import X86Vm
 from kvmarch_x86.tdp_huge import split_huge_now, split_huge_pages
 from kvmarch_x86.tdp_log import (
     clear_dirty_slot,
@@ -32,7 +33,10 @@ from kvmarch import (
     op,
 )
 
-# -- a memslot begins to log -----------------------------------------------------------------
+if TYPE_CHECKING:
+    from kvmarch_x86.state import X86Vm
+
+# -- a memslot begins to log -------------------------------------------------------
 
 
 @op(name="write-protect memslot")
@@ -49,8 +53,7 @@ async def _protect_tdp(vm: Vm, slot: Memslot) -> bool:
     """Take D, or W, from the leaves of a slot in the TDP MMU."""
     start, end = slot.base_gfn, slot.end_gfn
     if not vm.arch.pml:
-        changed = await wrprot_range(vm, slot.as_id, start, end, 1)
-        return changed
+        return await wrprot_range(vm, slot.as_id, start, end, 1)
     cleared = await clear_dirty_slot(vm, slot)
     protected = await wrprot_range(vm, slot.as_id, start, end, 2)
     return cleared or protected
@@ -74,9 +77,7 @@ async def start_logging(vm: Vm, slot: Memslot) -> None:
         shared = rules.logs_shared
         if rules.splits_eagerly and arch.eager_split:
             async with lock.read() if shared else lock.write(), vm.rcu.read():
-                await split_huge_pages(
-                    vm, slot.as_id, slot.base_gfn, slot.end_gfn
-                )
+                await split_huge_pages(vm, slot.as_id, slot.base_gfn, slot.end_gfn)
         async with lock.read() if shared else lock.write(), vm.rcu.read():
             changed = await _protect_tdp(vm, slot)
     else:
@@ -87,7 +88,7 @@ async def start_logging(vm: Vm, slot: Memslot) -> None:
         await kvm_flush_remote_tlbs_memslot(vm, slot)
 
 
-# -- user space takes the log ----------------------------------------------------------------
+# -- user space takes the log ------------------------------------------------------
 
 
 def _protect_huge(vm: Vm, slot: Memslot, gfn: int, mask: int) -> Flush | None:

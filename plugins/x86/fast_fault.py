@@ -5,14 +5,12 @@
 
 __all__ = ["fast_page_fault"]
 
-from kvmarch_x86.layout import Layout
 from kvmarch_x86.spte import (
     fast_page_fault_spte,
-    is_executable_pte,
+    is_access_allowed,
     is_last_spte,
     is_shadow_present_pte,
 )
-from kvmarch_x86.spte_fields import EptEntry
 from kvmarch_x86.state import X86Vm
 from kvmarch_x86.tdp_tables import lowest, rcu_read_lock, rcu_read_unlock
 
@@ -20,18 +18,6 @@ from kvmarch import READING, Memslot, Table, Vcpu, op
 
 TRIES = 4
 """How often a fast fault begins again after it lost a race."""
-
-
-def is_access_allowed(layout: Layout, spte: int, access: str) -> bool:
-    """Return whether hardware allows an access by a leaf.
-
-    :Kernel: is_access_allowed()
-    """
-    if access == "write":
-        return spte & layout.writable_mask != 0
-    if access == "exec":
-        return is_executable_pte(layout, spte)
-    return spte & EptEntry.r.mask != 0
 
 
 @op(name="lockless walk")
@@ -91,9 +77,7 @@ def _trace(vcpu: Vcpu, gfn: int, old: int, new: int, how: str) -> None:
     )
 
 
-def _fixed_entry(
-    arch: X86Vm, slot: Memslot, old: int, level: int, access: str
-) -> int:
+def _fixed_entry(arch: X86Vm, slot: Memslot, old: int, level: int, access: str) -> int:
     """Return what a fast fault makes of a leaf; the leaf itself if it gives up."""
     layout = arch.layout
     new = fast_page_fault_spte(layout, old, write=access == "write")

@@ -11,23 +11,36 @@ from kvmarch_x86.mmio_fault import handle_mmio_page_fault
 from kvmarch_x86.rmap_mmu import rmap_map
 from kvmarch_x86.stale import is_page_fault_stale
 from kvmarch_x86.state import X86Vm
-from kvmarch_x86.tdp_map import FIXED, RETRY, Fault, goal_level
+from kvmarch_x86.tdp_map import (
+    FIXED,
+    LEAF,
+    PENDING,
+    RETRY,
+    Fault,
+    begin,
+    commit,
+    finish_shared,
+    goal_level,
+    map_exclusively,
+)
 
 from kvmarch import (
+    INVALID,
     Choice,
     FaultResult,
+    Memslot,
     Vcpu,
     Vm,
     faultin_pfn,
+    gfn_to_memslot,
     kvm_flush_remote_tlbs,
     mmu_invalidate_retry_gfn_unsafe,
     op,
     release_pfn,
-    slot_of,
     snapshot_mmu_seq,
 )
 
-# -- the direct MMU with reverse maps -----------------------------------------------------
+# -- the direct MMU with reverse maps ----------------------------------------------
 
 
 @op(name="stale? map with mmu_lock")
@@ -66,7 +79,7 @@ async def _direct_map(vcpu: Vcpu, fault: Fault) -> str:
     return how
 
 
-# -- giving the page back ------------------------------------------------------------------
+# -- giving the page back ----------------------------------------------------------
 
 release = Choice("x86_release", "how a fault gives its page back")
 
@@ -91,7 +104,7 @@ def _release_faultin(vm: Vm, fault: Fault, how: str) -> None:
     release_pfn.fn(vm, fault.pfn)
 
 
-# -- mmu_lock ------------------------------------------------------------------------------
+# -- mmu_lock ----------------------------------------------------------------------
 
 locked_map = Choice("x86_locked_map", "how a fault holds mmu_lock while it maps")
 
@@ -102,12 +115,12 @@ async def _map_with_spinlock(vcpu: Vcpu, fault: Fault) -> str:
     vm = vcpu.vm
     async with vm.mmu_lock.write():
         if vm.arch.is_tdp:
-            how = await vm.k.x86_tdp_map(vcpu, fault)
+            how = await map_exclusively(vcpu, fault)
         else:
             how = await _direct_map(vcpu, fault)
     if fault.slot is not None:
         await vm.k.x86_release(vm, fault, how)
-    return str(how)
+    return how
 
 
 @locked_map.when("x86-rwlock")
@@ -115,15 +128,20 @@ async def _map_with_rwlock(vcpu: Vcpu, fault: Fault) -> str:
     """Hold mmu_lock for read in the TDP MMU, else for write (v5.12 on)."""
     vm = vcpu.vm
     lock = vm.mmu_lock
-    is_tdp = vm.arch.is_tdp
-    async with lock.read() if is_tdp else lock.write():
-        if is_tdp:
-            how = await vm.k.x86_tdp_map(vcpu, fault)
-        else:
+    if vm.arch.is_tdp:
+        async with lock.read():
+            target = await begin(vcpu, fault)
+            if target.what == LEAF:
+                target = await commit(vcpu, fault, target)
+            how = target.what
+            if how in PENDING:
+                how = await finish_shared(vcpu, fault, target)
+    else:
+        async with lock.write():
             how = await _direct_map(vcpu, fault)
     if fault.slot is not None:
         await vm.k.x86_release(vm, fault, how)
-    return str(how)
+    return how
 
 
 @locked_map.when("x86-rwlock", "x86-pfn-flags-at-fault")
@@ -131,18 +149,25 @@ async def _map_and_release(vcpu: Vcpu, fault: Fault) -> str:
     """Give the page back before mmu_lock is dropped (v6.13 on)."""
     vm = vcpu.vm
     lock = vm.mmu_lock
-    is_tdp = vm.arch.is_tdp
-    async with lock.read() if is_tdp else lock.write():
-        if is_tdp:
-            how = await vm.k.x86_tdp_map(vcpu, fault)
-        else:
+    if vm.arch.is_tdp:
+        async with lock.read():
+            target = await begin(vcpu, fault)
+            if target.what == LEAF:
+                target = await commit(vcpu, fault, target)
+            how = target.what
+            if how in PENDING:
+                how = await finish_shared(vcpu, fault, target)
+            if fault.slot is not None:
+                await vm.k.x86_release(vm, fault, how)
+    else:
+        async with lock.write():
             how = await _direct_map(vcpu, fault)
-        if fault.slot is not None:
-            await vm.k.x86_release(vm, fault, how)
-    return str(how)
+            if fault.slot is not None:
+                await vm.k.x86_release(vm, fault, how)
+    return how
 
 
-# -- the fault -----------------------------------------------------------------------------
+# -- the fault ---------------------------------------------------------------------
 
 
 @op(name="fill MMIO cache")
@@ -157,15 +182,35 @@ def _kvm_handle_noslot_fault(vcpu: Vcpu, gfn: int) -> bool:
     return not arch.layout.shadow_mmio_value or beyond != 0
 
 
-async def _no_slot(vcpu: Vcpu, gfn: int, access: str) -> FaultResult:
+async def _no_slot(vcpu: Vcpu, gfn: int, access: str, seq: int) -> FaultResult:
     """Answer a fault where there is no memslot: mark it as MMIO and emulate."""
-    vm = vcpu.vm
-    seq = await snapshot_mmu_seq(vm)
     emulate = await _kvm_handle_noslot_fault(vcpu, gfn)
     if emulate:
         return "mmio"
-    how = await vm.k.x86_locked_map(vcpu, Fault(gfn, access, None, -1, False, seq))
+    fault = Fault(gfn, access, None, -1, False, seq)
+    how = await vcpu.vm.k.x86_locked_map(vcpu, fault)
     return "guest" if how == RETRY else "mmio"
+
+
+@op(name="look up memslot, snapshot mmu_invalidate_seq")
+def _look_up(vcpu: Vcpu, gfn: int) -> tuple[Memslot | None, int, bool]:
+    """Find the memslot and read the sequence count, as one step.
+
+    One step is enough: an invalidation changes no memslot, and a memslot update no
+    count.
+
+    :returns: memslot, count, and whether an invalidation is in the way already.
+    """
+    vm = vcpu.vm
+    slot = gfn_to_memslot(vm, gfn, vcpu.as_id)
+    seq = snapshot_mmu_seq.fn(vm)
+    busy = (
+        vm.mmu_invalidate_in_progress > 0
+        and vm.arch.rules.early_retry
+        and slot is not None
+        and mmu_invalidate_retry_gfn_unsafe.fn(vm, seq, gfn)
+    )
+    return slot, seq, busy
 
 
 def _may_be_fast(arch: X86Vm, access: str, why: str) -> bool:
@@ -186,35 +231,29 @@ def _may_be_fast(arch: X86Vm, access: str, why: str) -> bool:
 async def page_fault(vcpu: Vcpu, gfn: int, access: str, why: str) -> FaultResult:
     """Handle a fault that :func:`~kvmarch_x86.translate.translate` has given a reason.
 
-    Simplified: the sequence count is read after the memslot was looked up in all
-    releases (v5.10: before); the second look for invalidations without the lock
-    (v6.9 on) is left out. Harmless, as the look under the lock decides.
+    Simplified: the sequence count is read before a fast fault is tried, though only
+    what follows needs it; the second look for invalidations without the lock (v6.9 on)
+    is left out. Harmless, as the look under the lock decides.
 
     :Kernel: kvm_mmu_page_fault()
     :Locking: kvm->srcu read; takes mmu_lock.
     """
     vm = vcpu.vm
-    arch = vm.arch
     if why == "reserved":
         known = await handle_mmio_page_fault(vcpu, gfn)
         if known is not None:
             return known
-    slot = await slot_of(vcpu, gfn)
-    if slot is not None and _may_be_fast(arch, access, why):
+    slot, seq, busy = await _look_up(vcpu, gfn)
+    if slot is not None and _may_be_fast(vm.arch, access, why):
         fixed = await fast_page_fault(vcpu, slot, gfn, access)
         if fixed:
             return "guest"
-    if slot is not None and slot.invalid:
-        if arch.rules.retries_invalid_slot:
+    if slot is None or slot.flags & INVALID:
+        if slot is not None and vm.arch.rules.retries_invalid_slot:
             return "guest"
-        slot = None
-    if slot is None:
-        return await _no_slot(vcpu, gfn, access)
-    seq = await snapshot_mmu_seq(vm)
-    if arch.rules.early_retry and vm.mmu_invalidate_in_progress:
-        busy = await mmu_invalidate_retry_gfn_unsafe(vm, seq, gfn)
-        if busy:
-            return "guest"
+        return await _no_slot(vcpu, gfn, access, seq)
+    if busy:
+        return "guest"
     found = await faultin_pfn(vm, slot, gfn, access == "write")
     if found.error:
         return "mmio" if found.error == "readonly" else "error"

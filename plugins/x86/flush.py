@@ -6,14 +6,18 @@
 
 __all__ = ["handle_request", "put_vcpu_root", "vcpu_load"]
 
+from typing import TYPE_CHECKING
+
 from kvmarch_x86.rmap_mmu import rmap_alloc_root, rmap_free_root
 from kvmarch_x86.stale import is_obsolete_root
-from kvmarch_x86.state import X86Vcpu, X86Vm
 from kvmarch_x86.tdp_tables import load_root, put_root
 from kvmarch_x86.tdp_zap import free_root
 from kvmarch_x86.translate import drain_pml
 
 from kvmarch import Vcpu
+
+if TYPE_CHECKING:
+    from kvmarch_x86.state import X86Vcpu, X86Vm
 
 
 def vcpu_load(vcpu: Vcpu) -> None:

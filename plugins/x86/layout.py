@@ -170,8 +170,8 @@ def make_layout(
 ) -> Layout:
     """Return the layout of a configuration; the same arguments give the same object.
 
-    :param release: a key of :data:`kvmarch_x86.releases.RELEASES`, such as ``6.1``; each
-        stands for the releases that are named there.
+    :param release: a key of :data:`kvmarch_x86.releases.RELEASES`, such as ``6.1``;
+        each stands for the releases that are named there.
     :param paging: ``ept`` or ``npt``.
     :param ad: hardware sets A and D; always so with NPT.
     :param exec_only: EPT allows execute without read. Direct maps always allow read,

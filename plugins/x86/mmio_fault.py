@@ -6,17 +6,19 @@
 
 __all__ = ["handle_mmio_page_fault"]
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from kvmarch_x86.mmio import (
     check_mmio_spte,
     is_mmio_spte,
     kvm_current_mmio_generation,
 )
-from kvmarch_x86.state import X86Vm
 from kvmarch_x86.tdp_tables import lowest
 
 from kvmarch import Vcpu, op
+
+if TYPE_CHECKING:
+    from kvmarch_x86.state import X86Vm
 
 
 @op(name="look at MMIO cache")

@@ -13,6 +13,7 @@ __all__ = [
 ]
 
 from errno import EINVAL
+from typing import TYPE_CHECKING
 
 from kvmarch_x86.dirty_log import start_logging
 from kvmarch_x86.mmio import mmio_generation_wrapped
@@ -22,7 +23,6 @@ from kvmarch_x86.rmap_mmu import (
     rmap_zap_collapsible,
     rmap_zap_obsolete_pages,
 )
-from kvmarch_x86.state import X86Vm
 from kvmarch_x86.tdp_zap import (
     invalidate_roots,
     tdp_zap_all,
@@ -39,6 +39,9 @@ from kvmarch import (
     kvm_make_all_cpus_request,
     op,
 )
+
+if TYPE_CHECKING:
+    from kvmarch_x86.state import X86Vm
 
 
 def prepare_memory_region(
@@ -57,7 +60,7 @@ def prepare_memory_region(
     return 0
 
 
-# -- zapping everything ------------------------------------------------------------------
+# -- zapping everything ------------------------------------------------------------
 
 
 @op(name="toggle mmu_valid_gen")
@@ -97,7 +100,7 @@ async def zap_all_fast(vm: Vm) -> None:
         await zap_invalidated_roots(vm, True)
 
 
-# -- a memslot is deleted or moved ---------------------------------------------------------
+# -- a memslot is deleted or moved -------------------------------------------------
 
 flush_shadow_memslot = Choice(
     "flush_shadow_memslot", "what is zapped when a memslot is deleted or moved"
@@ -161,7 +164,7 @@ async def _zap_by_quirk(vm: Vm, slot: Memslot) -> None:
         await _zap_slot_only(vm, slot)
 
 
-# -- flags and generation ------------------------------------------------------------------
+# -- flags and generation ----------------------------------------------------------
 
 
 @op(name="zap collapsible SPTEs of the direct MMU")

@@ -11,6 +11,7 @@ __all__ = [
     "check_spte_writable_invariants",
     "fast_page_fault_spte",
     "get_mt_mask",
+    "is_access_allowed",
     "is_access_track_spte",
     "is_accessed_spte",
     "is_dirty_spte",
@@ -41,7 +42,7 @@ from collections.abc import Callable
 
 from kvmarch_x86.geometry import PAGE_SHIFT, MemType, pages_per_hpage
 from kvmarch_x86.layout import Layout
-from kvmarch_x86.spte_fields import EptLeaf
+from kvmarch_x86.spte_fields import EptEntry, EptLeaf
 
 
 def is_shadow_present_pte(layout: Layout, spte: int) -> bool:
@@ -88,6 +89,19 @@ def is_executable_pte(layout: Layout, spte: int) -> bool:
     """Return whether hardware allows fetches (supervisor fetches with XU)."""
     x = layout.shadow_x_mask
     return spte & (x | layout.shadow_nx_mask) == x
+
+
+def is_access_allowed(layout: Layout, spte: int, access: str) -> bool:
+    """Return whether hardware allows an access by a present leaf.
+
+    :Kernel: is_access_allowed()
+    :param access: ``read``, ``write`` or ``exec``.
+    """
+    if access == "write":
+        return spte & layout.writable_mask != 0
+    if access == "exec":
+        return is_executable_pte(layout, spte)
+    return spte & EptEntry.r.mask != 0
 
 
 def spte_to_pfn(layout: Layout, spte: int) -> int:

@@ -6,8 +6,9 @@
 
 __all__ = ["CHOICES", "RELOAD_REQUESTS", "is_obsolete_root", "is_page_fault_stale"]
 
+from typing import TYPE_CHECKING
+
 from kvmarch_x86.geometry import PAGE_SHIFT
-from kvmarch_x86.state import Role, X86Vm
 
 from kvmarch import (
     Choice,
@@ -18,6 +19,9 @@ from kvmarch import (
     mmu_invalidate_retry_gfn,
     mmu_invalidate_retry_hva,
 )
+
+if TYPE_CHECKING:
+    from kvmarch_x86.state import Role, X86Vm
 
 RELOAD_REQUESTS = ("mmu_reload", "mmu_free_obsolete_roots")
 """KVM_REQ_MMU_RELOAD, from v5.18 KVM_REQ_MMU_FREE_OBSOLETE_ROOTS."""
@@ -60,9 +64,7 @@ def is_obsolete_root(vm: Vm, pa: int) -> bool:
     return not arch.is_tdp and role.gen != arch.mmu_valid_gen
 
 
-def is_page_fault_stale(
-    vcpu: Vcpu, slot: Memslot | None, gfn: int, seq: int
-) -> bool:
+def is_page_fault_stale(vcpu: Vcpu, slot: Memslot | None, gfn: int, seq: int) -> bool:
     """Return whether a fault must be tried again instead of mapping its page.
 
     A fault without a memslot (MMIO) looks at no invalidation.

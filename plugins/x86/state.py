@@ -9,10 +9,10 @@ __all__ = ["ENTRIES", "Role", "X86Vcpu", "X86Vm"]
 from collections.abc import Callable
 from typing import NamedTuple
 
-from kvmarch_x86.changes import Rules
 from kvmarch_x86.geometry import LEVEL_BITS, PAGE_SHIFT
 from kvmarch_x86.layout import Layout
 from kvmarch_x86.mmio import generation_mmio_spte_mask, get_mmio_spte_generation
+from kvmarch_x86.rules import Rules
 from kvmarch_x86.spte_fields import EptEntry
 
 from kvmarch import Match, Part

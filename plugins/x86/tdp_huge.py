@@ -27,7 +27,7 @@ from kvmarch import (
     op,
 )
 
-# -- split -----------------------------------------------------------------------------
+# -- split -------------------------------------------------------------------------
 
 
 @op(name="find huge page")
@@ -106,7 +106,7 @@ def split_huge_now(vm: Vm, as_id: int, start: int, end: int) -> None:
         huge = _next_huge.fn(vm, as_id, base, end, 1)
 
 
-# -- collapse --------------------------------------------------------------------------
+# -- collapse ----------------------------------------------------------------------
 
 collapse = Choice("x86_collapse", "what the TDP MMU does when dirty logging ends")
 

@@ -13,6 +13,7 @@ __all__ = [
 ]
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from kvmarch_x86.spte import (
     is_dirty_spte,
@@ -20,10 +21,12 @@ from kvmarch_x86.spte import (
     spte_to_pfn,
     spte_write_protect,
 )
-from kvmarch_x86.state import X86Vm
-from kvmarch_x86.tdp_tables import lowest, next_run, runs
+from kvmarch_x86.tdp_tables import lowest, next_run
 
 from kvmarch import Flush, Match, Memslot, Table, Vm, op
+
+if TYPE_CHECKING:
+    from kvmarch_x86.state import X86Vm
 
 
 def _strip(vm: Vm, table: Table, first: int, stop: int, *, dirty: bool) -> int:
@@ -55,7 +58,9 @@ def _mark_dirty(vm: Vm, table: Table, first: int, stop: int, match: Match) -> No
 def _wrprot_next(
     vm: Vm, as_id: int, start: int, end: int, min_level: int
 ) -> tuple[int, bool]:
-    """Take W from the leaves of the next table; return where to go on, and if any had it.
+    """Take W from the leaves of the next table.
+
+    :returns: the gfn to go on from, and whether a leaf had W.
 
     Simplified: a table is one step, though it is done entry by entry with cmpxchg;
     harmless because a loser tries again.
@@ -127,19 +132,19 @@ def tdp_dirty_masked(vm: Vm, slot: Memslot, gfn: int, mask: int) -> Flush | None
     :Locking: mmu_lock for write.
     """
     arch: X86Vm = vm.arch
-    root = arch.root_of.get(slot.as_id)
-    if not root:
-        return None
-    top = vm.tables.at(root)
     changed = 0
     for start, end in mask_runs(gfn, mask):
-        for table, first, stop in runs(vm, top, start, end):
+        at = start
+        while at < end:
+            run = next_run(vm, slot.as_id, at, end)
+            if run is None:
+                break
+            table, first, stop, at = run
             if table.level == 1:
                 changed += _strip(vm, table, first, stop, dirty=arch.pml)
     if not changed:
         return None
     return vm.ledger.owe(gfn, gfn + mask.bit_length(), due="return")
-
 
 
 def wrprot_gfn(vm: Vm, as_id: int, gfn: int, min_level: int) -> Flush | None:

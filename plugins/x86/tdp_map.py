@@ -3,7 +3,22 @@
 :Kernel: kvm_tdp_mmu_map() and what it calls, v5.10 on; fact sheet x86, 3.1.
 """
 
-__all__ = ["CHOICES", "Fault", "goal_level", "leaf_bits", "tdp_map"]
+__all__ = [
+    "FIXED",
+    "LEAF",
+    "PENDING",
+    "RETRY",
+    "SPURIOUS",
+    "Fault",
+    "Target",
+    "begin",
+    "commit",
+    "fill_from_huge",
+    "finish_shared",
+    "goal_level",
+    "huge_level",
+    "map_exclusively",
+]
 
 from functools import cache
 from typing import NamedTuple
@@ -15,7 +30,8 @@ from kvmarch_x86.mmio import (
     make_mmio_spte,
 )
 from kvmarch_x86.spte import (
-    is_executable_pte,
+    is_access_allowed,
+    is_last_spte,
     is_shadow_present_pte,
     make_huge_page_split_spte,
     make_nonleaf_spte,
@@ -25,10 +41,9 @@ from kvmarch_x86.stale import is_page_fault_stale
 from kvmarch_x86.state import ENTRIES, X86Vm
 from kvmarch_x86.tdp_tables import (
     INDEX,
-    POINTER,
-    POINTER_MASK,
     alloc_child,
     is_table,
+    lowest,
     rcu_read_lock,
     rcu_read_unlock,
 )
@@ -36,7 +51,6 @@ from kvmarch_x86.tdp_zap import mark_page, remove_table
 
 from kvmarch import (
     LOG_DIRTY_PAGES,
-    Choice,
     Memslot,
     Table,
     Vcpu,
@@ -50,6 +64,8 @@ ACC_ALL = 7
 
 RETRY, FIXED, SPURIOUS = "retry", "fixed", "spurious"
 LEAF, LINK, HUGE, FLUSH = "leaf", "link", "huge", "flush"
+PENDING = frozenset({LEAF, LINK, HUGE, FLUSH})
+"""What a :class:`Target` can ask for; the rest says how the map has ended."""
 
 
 class Fault(NamedTuple):
@@ -75,12 +91,12 @@ class Target(NamedTuple):
 
     what: str
     table: Table | None = None
-    index: int = 0
+    at: int = 0
     old: int = 0
     new: int = 0
 
 
-GIVE_UP, DONE_BEFORE = Target(RETRY), Target(SPURIOUS)
+GIVE_UP, DONE, DONE_BEFORE = Target(RETRY), Target(FIXED), Target(SPURIOUS)
 
 
 @cache
@@ -143,9 +159,7 @@ def note_set_spte(vcpu: Vcpu, fault: Fault, level: int, spte: int) -> None:
     vm = vcpu.vm
     if fault.slot is None:
         layout = vm.arch.layout
-        gen = kvm_current_mmio_generation(
-            layout, vm.memslots[vcpu.as_id].generation
-        )
+        gen = kvm_current_mmio_generation(layout, vm.memslots[vcpu.as_id].generation)
         vm.world.note("mark_mmio_spte", gfn=fault.gfn, access=ACC_ALL, gen=gen)
     else:
         vm.world.note("kvm_mmu_set_spte", gfn=fault.gfn, spte=spte, level=level)
@@ -155,62 +169,68 @@ def _aim(vcpu: Vcpu, fault: Fault) -> Target:
     """Walk towards the goal; return the first thing that is to be done."""
     vm = vcpu.vm
     arch: X86Vm = vm.arch
-    layout, tables, gfn = arch.layout, vm.tables, fault.gfn
-    goal = goal_level(vm, fault.slot, gfn, fault.access)
-    pfn_mask = layout.pfn_mask
-    table = tables.at(vcpu.arch.root_pa)
-    level = table.level
-    shift = LEVEL_BITS * (level - 1)
-    while True:
-        index = gfn >> shift & INDEX
-        old = table.get(index)
-        if old == layout.frozen:
-            return GIVE_UP
-        if level == goal:
-            break
-        if old & POINTER_MASK != POINTER:
-            what = HUGE if is_shadow_present_pte(layout, old) else LINK
-            if what == HUGE and _spurious(arch, fault, old):
-                return DONE_BEFORE
-            return Target(what, table, index, old)
-        table = tables.at(old & pfn_mask)
-        level -= 1
-        shift -= LEVEL_BITS
-    if level > 1 and is_table(old) and not _may_replace_table(arch, fault):
+    layout, gfn, slot = arch.layout, fault.gfn, fault.slot
+    table, index, old = lowest(vm, vcpu.arch.root_pa, gfn)
+    if old == layout.frozen:
         return GIVE_UP
-    if _spurious(arch, fault, old) and not (level > 1 and is_table(old)):
+    level = table.level
+    goal = 1
+    if slot is not None and vm.mm.pmds:
+        goal = goal_level(vm, slot, gfn, fault.access)
+        if level < goal:
+            return _aim_above(vcpu, fault, goal)
+    if old != layout.nonpresent and _spurious(arch, fault, old, level):
         return DONE_BEFORE
+    if level > goal:
+        what = HUGE if is_shadow_present_pte(layout, old) else LINK
+        return Target(what, table, index, old)
     new = _new_leaf(vcpu, fault, level)
     if new == old:
         return DONE_BEFORE
     return Target(LEAF, table, index, old, new)
 
 
-def _may_replace_table(arch: X86Vm, fault: Fault) -> bool:
-    """Return whether a huge page may take the place of a table of small ones.
+def _aim_above(vcpu: Vcpu, fault: Fault, goal: int) -> Target:
+    """Take the table of small pages as the goal of a huge one."""
+    vm = vcpu.vm
+    arch: X86Vm = vm.arch
+    table = vm.tables.at(vcpu.arch.root_pa)
+    while True:
+        index = fault.gfn >> LEVEL_BITS * (table.level - 1) & INDEX
+        old = table.get(index)
+        if table.level == goal:
+            break
+        table = vm.tables.at(old & arch.layout.pfn_mask)
+    if arch.nx_huge_pages:
+        # The small pages may be executable: they stay (disallowed_hugepage_adjust()).
+        return _aim_small(vcpu, fault)
+    return Target(LEAF, table, index, old, _new_leaf(vcpu, fault, goal))
 
-    Not for a fetch under the NX mitigation, which split the huge page just before.
-    """
-    return not (arch.nx_huge_pages and fault.access == "exec")
+
+def _aim_small(vcpu: Vcpu, fault: Fault) -> Target:
+    """Take the lowest entry that there is as the goal."""
+    table, index, old = lowest(vcpu.vm, vcpu.arch.root_pa, fault.gfn)
+    if _spurious(vcpu.vm.arch, fault, old, table.level):
+        return DONE_BEFORE
+    new = _new_leaf(vcpu, fault, table.level)
+    return DONE_BEFORE if new == old else Target(LEAF, table, index, old, new)
 
 
-def _spurious(arch: X86Vm, fault: Fault, old: int) -> bool:
+def _spurious(arch: X86Vm, fault: Fault, old: int, level: int) -> bool:
     """Return whether a present leaf allows the access already (v7.2)."""
     if not arch.rules.spurious_first or fault.slot is None:
         return False
     layout = arch.layout
-    if not is_shadow_present_pte(layout, old) or not old & layout.leaf_bits & POINTER:
+    if not is_shadow_present_pte(layout, old) or not is_last_spte(layout, old, level):
         return False
-    if fault.access == "write":
-        return old & layout.writable_mask != 0
-    return fault.access == "read" or is_executable_pte(layout, old)
+    return is_access_allowed(layout, old, fault.access)
 
 
-# -- shared: v5.12 on --------------------------------------------------------------------
+# -- shared: v5.12 on --------------------------------------------------------------
 
 
 @op(name="stale? walk the TDP MMU")
-def _begin(vcpu: Vcpu, fault: Fault) -> Target:
+def begin(vcpu: Vcpu, fault: Fault) -> Target:
     """Check whether the fault is stale; begin to read tables, and walk them.
 
     That is one step although the kernel takes several: no invalidation can begin or
@@ -233,7 +253,7 @@ def _again(vcpu: Vcpu, fault: Fault) -> Target:
 
 
 @op(name="cmpxchg SPTE")
-def _commit(vcpu: Vcpu, fault: Fault, target: Target) -> Target:
+def commit(vcpu: Vcpu, fault: Fault, target: Target) -> Target:
     """Install the leaf unless its place has changed; leave RCU if nothing is owed."""
     vm = vcpu.vm
     _what, table, index, old, new = target
@@ -243,7 +263,11 @@ def _commit(vcpu: Vcpu, fault: Fault, target: Target) -> Target:
         return GIVE_UP
     table.set(index, new)
     slot, level = fault.slot, table.level
-    if slot is not None and slot.flags & LOG_DIRTY_PAGES and new & vm.arch.layout.writable_mask:
+    if (
+        slot is not None
+        and slot.flags & LOG_DIRTY_PAGES
+        and new & vm.arch.layout.writable_mask
+    ):
         vm.mark_page_dirty(slot, fault.gfn)
     if vm.world.traced:
         note_set_spte(vcpu, fault, level, new)
@@ -255,19 +279,19 @@ def _commit(vcpu: Vcpu, fault: Fault, target: Target) -> Target:
         vm.ledger.owe(base, base + pages_per_hpage(level))
         return Target(FLUSH, table, index, old, new)
     rcu_read_unlock(vm)
-    return Target(FIXED)
+    return DONE
 
 
 @op(name="rcu_read_unlock")
 def _leave(vcpu: Vcpu) -> Target:
     rcu_read_unlock(vcpu.vm)
-    return Target(FIXED)
+    return DONE
 
 
 @op(name="alloc table")
 def _alloc(vcpu: Vcpu, target: Target) -> Table:
     assert target.table is not None
-    return alloc_child(vcpu.vm, target.table, target.index)
+    return alloc_child(vcpu.vm, target.table, target.at)
 
 
 def fill_from_huge(vm: Vm, child: Table, huge: int) -> None:
@@ -284,7 +308,7 @@ def fill_from_huge(vm: Vm, child: Table, huge: int) -> None:
 def _link(vcpu: Vcpu, target: Target, child: Table) -> bool:
     """Link a new table unless the place has changed."""
     vm = vcpu.vm
-    table, index, old = target.table, target.index, target.old
+    table, index, old = target.table, target.at, target.old
     assert table is not None
     if table.get(index) != old:
         vm.tables.free(child)
@@ -302,7 +326,7 @@ def _link(vcpu: Vcpu, target: Target, child: Table) -> bool:
 def _freeze(vcpu: Vcpu, target: Target) -> bool:
     """Take a huge leaf out of the way, so that nobody installs before the flush."""
     vm = vcpu.vm
-    table, index, old = target.table, target.index, target.old
+    table, index, old = target.table, target.at, target.old
     assert table is not None
     if table.get(index) != old:
         rcu_read_unlock(vm)
@@ -318,31 +342,27 @@ def _freeze(vcpu: Vcpu, target: Target) -> bool:
 @op(name="unfreeze SPTE")
 def _thaw(vcpu: Vcpu, target: Target) -> None:
     assert target.table is not None
-    target.table.set(target.index, vcpu.vm.arch.layout.nonpresent)
+    target.table.set(target.at, vcpu.vm.arch.layout.nonpresent)
 
 
 async def _flush_span(vm: Vm, target: Target) -> None:
     table = target.table
     assert table is not None
-    base = table.base + (target.index << LEVEL_BITS * (table.level - 1))
+    base = table.base + (target.at << LEVEL_BITS * (table.level - 1))
     await kvm_flush_remote_tlbs_range(vm, base, base + pages_per_hpage(table.level))
 
 
-tdp_map = Choice("x86_tdp_map", "how a fault maps its page in the TDP MMU")
-
-
-@tdp_map.when("x86-rwlock")
-async def _map_shared(vcpu: Vcpu, fault: Fault) -> str:
-    """Map with cmpxchg; whoever loses a race tries the whole fault again.
+async def finish_shared(vcpu: Vcpu, fault: Fault, target: Target) -> str:
+    """Do what is left of a map that is more than one cmpxchg.
 
     :Kernel: kvm_tdp_mmu_map(), v5.12 on
     :Locking: mmu_lock for read, RCU from the first table to the last.
+    :returns: RETRY, FIXED or SPURIOUS.
     """
     vm = vcpu.vm
-    target = await _begin(vcpu, fault)
-    while True:
+    while target.what in PENDING:
         if target.what == LEAF:
-            target = await _commit(vcpu, fault, target)
+            target = await commit(vcpu, fault, target)
         elif target.what == FLUSH:
             await _flush_span(vm, target)
             target = await _leave(vcpu)
@@ -353,17 +373,16 @@ async def _map_shared(vcpu: Vcpu, fault: Fault) -> str:
             await _flush_span(vm, target)
             await _thaw(vcpu, target)
             target = await _again(vcpu, fault)
-        elif target.what in {LINK, HUGE}:
+        else:
             child = await _alloc(vcpu, target)
             linked = await _link(vcpu, target, child)
             if not linked:
                 return RETRY
             target = await _again(vcpu, fault)
-        else:
-            return target.what
+    return target.what
 
 
-# -- exclusive: v5.10 and v5.11 ------------------------------------------------------------
+# -- exclusive: v5.10 and v5.11 ----------------------------------------------------
 
 
 @op(name="stale? walk the TDP MMU exclusively")
@@ -373,13 +392,13 @@ def _aim_exclusively(vcpu: Vcpu, fault: Fault, first: bool) -> Target:
     vm = vcpu.vm
     layout = vm.arch.layout
     target = _aim(vcpu, fault)
-    table, index, old = target.table, target.index, target.old
+    table, index, old = target.table, target.at, target.old
     while target.what == LINK:
         assert table is not None
         child = alloc_child(vm, table, index)
         table.set(index, make_nonleaf_spte(layout, child.pa))
         target = _aim(vcpu, fault)
-        table, index, old = target.table, target.index, target.old
+        table, index, old = target.table, target.at, target.old
     if table is None:
         return target
     level = table.level
@@ -391,18 +410,21 @@ def _aim_exclusively(vcpu: Vcpu, fault: Fault, first: bool) -> Target:
         return target
     table.set(index, target.new)
     slot = fault.slot
-    if slot is not None and slot.flags & LOG_DIRTY_PAGES and target.new & layout.writable_mask:
+    if (
+        slot is not None
+        and slot.flags & LOG_DIRTY_PAGES
+        and target.new & layout.writable_mask
+    ):
         vm.mark_page_dirty(slot, fault.gfn)
     note_set_spte(vcpu, fault, level, target.new)
     if level > 1 and is_table(old):
         remove_table(vm, vm.tables.at(old & layout.pfn_mask), shared=False)
         vm.ledger.owe(base, base + pages_per_hpage(level))
         return target._replace(what=FLUSH)
-    return Target(FIXED)
+    return DONE
 
 
-@tdp_map.when()
-async def _map_exclusively(vcpu: Vcpu, fault: Fault) -> str:
+async def map_exclusively(vcpu: Vcpu, fault: Fault) -> str:
     """Map with plain stores; a huge leaf in the way is dropped and flushed first.
 
     :Kernel: kvm_tdp_mmu_map(), v5.10 and v5.11
@@ -416,6 +438,3 @@ async def _map_exclusively(vcpu: Vcpu, fault: Fault) -> str:
             return FIXED
         target = await _aim_exclusively(vcpu, fault, False)
     return target.what
-
-
-CHOICES = (tdp_map,)

@@ -20,7 +20,7 @@ __all__ = [
 
 from collections.abc import Iterator
 
-from kvmarch_x86.geometry import LEVEL_BITS
+from kvmarch_x86.geometry import LEVEL_BITS, MAX_LEVEL
 from kvmarch_x86.spte_fields import EptEntry, Large, NptEntry
 from kvmarch_x86.state import ENTRIES, Role, X86Vm
 
@@ -33,6 +33,11 @@ POINTER = EptEntry.r.mask
 """A pointer at a table, among the entries above level 1: readable and no leaf. Empty,
 frozen and tracked entries are not readable."""
 assert EptEntry.r.mask == NptEntry.p.mask
+_SHIFTS = {
+    level: tuple(LEVEL_BITS * above for above in range(level - 1, 0, -1))
+    for level in range(1, MAX_LEVEL + 1)
+}
+"""By level of a root: how far a gfn is shifted at each level above the lowest."""
 
 
 def is_table(entry: int) -> bool:
@@ -51,15 +56,13 @@ def lowest(vm: Vm, root_pa: int, gfn: int) -> tuple[Table, int, int]:
     live = tables.live
     pfn_mask = vm.arch.layout.pfn_mask
     table = live.get(root_pa) or tables.at(root_pa)
-    shift = LEVEL_BITS * (table.level - 1)
-    while shift:
+    for shift in _SHIFTS[table.level]:
         index = gfn >> shift & INDEX
         entry = table.get(index)
         if entry & POINTER_MASK != POINTER:
             return table, index, entry
         pa = entry & pfn_mask
         table = live.get(pa) or tables.at(pa)
-        shift -= LEVEL_BITS
     index = gfn & INDEX
     return table, index, table.get(index)
 
@@ -100,6 +103,11 @@ def next_run(
     root = vm.arch.root_of.get(as_id)
     if not root:
         return None
+    table, first, _entry = lowest(vm, root, start)
+    if table.level == 1:
+        # The usual case, without a look for what is used above.
+        stop = min(first + end - start, ENTRIES)
+        return table, first, stop, table.base + stop
     for table, first, stop in runs(vm, vm.tables.at(root), start, end):
         after = table.base + (stop << LEVEL_BITS * (table.level - 1))
         return table, first, stop, after
@@ -143,7 +151,7 @@ def rcu_read_unlock(vm: Vm) -> None:
     vm.rcu.read().leave.op.fn()
 
 
-# -- roots -----------------------------------------------------------------------------
+# -- roots -------------------------------------------------------------------------
 
 
 def valid_root(arch: X86Vm, as_id: int) -> int:

@@ -65,7 +65,7 @@ def _reason(layout: Layout, spte: int) -> str:
     return "permission"
 
 
-# -- page modification log ---------------------------------------------------------------
+# -- page modification log ---------------------------------------------------------
 
 
 def _log(vcpu: Vcpu, gfn: int) -> None:
@@ -90,7 +90,7 @@ def drain_pml(vcpu: Vcpu) -> None:
     state.pml_buffer.clear()
 
 
-# -- for traces and comparisons ------------------------------------------------------------
+# -- for traces and comparisons ----------------------------------------------------
 
 
 def entry_of(vm: Vm, gfn: int) -> tuple[int, int]:

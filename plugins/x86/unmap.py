@@ -6,6 +6,8 @@
 
 __all__ = ["CHOICES"]
 
+from typing import TYPE_CHECKING
+
 from kvmarch_x86.rmap_mmu import rmap_set_spte_gfn, rmap_unmap_gfn_range
 from kvmarch_x86.spte import (
     is_shadow_present_pte,
@@ -13,7 +15,6 @@ from kvmarch_x86.spte import (
     spte_has_volatile_bits,
     spte_to_pfn,
 )
-from kvmarch_x86.state import Role, X86Vm
 from kvmarch_x86.tdp_tables import lowest
 from kvmarch_x86.tdp_zap import mark_page, unmap_leaves, zap_range
 
@@ -28,6 +29,9 @@ from kvmarch import (
     kvm_flush_remote_tlbs_range,
     op,
 )
+
+if TYPE_CHECKING:
+    from kvmarch_x86.state import Role, X86Vm
 
 unmap_gfn_range = Choice("unmap_gfn_range", "how a notifier unmaps a range")
 
@@ -62,9 +66,7 @@ def _unmap_leaves(
     arch: X86Vm = vm.arch
     if not arch.is_tdp:
         return rmap_unmap_gfn_range(vm, slot, start, end)
-    return unmap_leaves(
-        vm, slot.as_id, start, end, invalid=arch.rules.unmaps_invalid
-    )
+    return unmap_leaves(vm, slot.as_id, start, end, invalid=arch.rules.unmaps_invalid)
 
 
 def _roots(vm: Vm, as_id: int, *, invalid: bool) -> list[Table]:
@@ -78,7 +80,7 @@ def _roots(vm: Vm, as_id: int, *, invalid: bool) -> list[Table]:
     return found
 
 
-# -- change_pte ----------------------------------------------------------------------------
+# -- change_pte --------------------------------------------------------------------
 
 set_spte_gfn = Choice("set_spte_gfn", "how change_pte changes an entry")
 
@@ -170,9 +172,7 @@ async def _set_spte_hva(vm: Vm, slot: Memslot, gfn: int, pte: int) -> Flush | No
 
 
 @set_spte_gfn.when("set-spte-returns-flush")
-async def _set_spte_flushing(
-    vm: Vm, slot: Memslot, gfn: int, pte: int
-) -> Flush | None:
+async def _set_spte_flushing(vm: Vm, slot: Memslot, gfn: int, pte: int) -> Flush | None:
     """Leave the flush of the direct MMU to the caller, not the TDP MMU's (to v5.17)."""
     owed = None
     if vm.arch.is_tdp:
@@ -183,13 +183,10 @@ async def _set_spte_flushing(
 
 
 @set_spte_gfn.when("set-spte-returns-flush", "x86-change-pte-batches-flush")
-async def _set_spte_batching(
-    vm: Vm, slot: Memslot, gfn: int, pte: int
-) -> Flush | None:
+async def _set_spte_batching(vm: Vm, slot: Memslot, gfn: int, pte: int) -> Flush | None:
     """Leave every flush to the caller (v5.18 to v6.9)."""
     if not vm.arch.is_tdp:
-        owed = await _set_rmap(vm, slot, gfn, pte)
-        return owed
+        return await _set_rmap(vm, slot, gfn, pte)
     found = await _set_tdp(vm, slot, gfn, pte, False)
     return Flush(gfn, gfn + 1) if found else None
 
