@@ -64,12 +64,13 @@ __all__ = [
     "snapshot_mmu_seq",
 ]
 
+from typing import TYPE_CHECKING
+
 from kvmarch.arch import ArchInfo, EntryKind, FaultResult, Option
 from kvmarch.changes import RELEASES, Change, Choice, Kernel
 from kvmarch.errors import EntryError, FormatError, KvmarchError
 from kvmarch.format.bits import EntryFormat, Field
 from kvmarch.format.table import Match, Table, TablePool
-from kvmarch.hookspecs import API_VERSION, hookimpl
 from kvmarch.kernel.flush import (
     flush_by_request,
     forgive_flush,
@@ -106,3 +107,15 @@ from kvmarch.machine.locks import Lock, LockClass
 from kvmarch.machine.steps import BLOCKED, Op, Path, Step, op
 from kvmarch.machine.tlb import Flush, Translation
 from kvmarch.machine.world import Part
+
+if TYPE_CHECKING:
+    from kvmarch.hookspecs import API_VERSION, hookimpl
+else:
+
+    def __getattr__(name: str) -> object:
+        """Load the contract, and pluggy with it, when a plugin asks for it."""
+        if name not in {"API_VERSION", "hookimpl"}:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from kvmarch import hookspecs
+
+        return getattr(hookspecs, name)

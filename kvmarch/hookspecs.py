@@ -16,6 +16,13 @@ An operation that is made differently by different releases is not implemented a
 a hook but as a :class:`~kvmarch.Choice` of the operation's name (without the
 prefix ``kvmarch_``) among those that :func:`kvmarch_choices` returns.
 
+Arguments that mean the same everywhere: ``vm`` and ``vcpu``; ``k``, the assembled
+kernel, and ``options``, the machine's options; ``slot``, a memslot; ``gfn``, and
+``start`` to ``end``, guest page numbers, the end exclusive; ``old`` and ``new``, a
+memslot before and after a change, None if there is none; ``entry``, a value as the
+CPU sees it, and ``level``, the architecture's own level number; ``access``, which is
+``read``, ``write`` or ``exec``.
+
 The tiers of an architecture, each including those before it:
 
 1. formats: ``kvmarch formats`` works.
@@ -123,6 +130,7 @@ def kvmarch_entry_repoint(
     """Return the entry as it would be for another host page.
 
     :param entry: one for which :func:`kvmarch_entry_pfn` returns a page.
+    :param pfn: the first page that the leaf shall map.
     """
 
 
@@ -314,6 +322,7 @@ def kvmarch_commit_memory_region(
 
     :Kernel: kvm_arch_commit_memory_region(). Takes mmu_lock itself.
     :Locking: slots_lock.
+    :param change: as for :func:`kvmarch_prepare_memory_region`.
     """
 
 
@@ -332,6 +341,7 @@ def kvmarch_memslots_updated(vm: Vm, generation: int) -> Path[None]:
 
     :Kernel: kvm_arch_memslots_updated().
     :Locking: slots_lock.
+    :param generation: the final one, without the mark of an update.
     """
 
 

@@ -5,14 +5,14 @@ __all__ = ["Loaded", "Plugins", "Refused", "check", "link", "load"]
 import importlib.metadata
 import inspect
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pluggy
 
 from kvmarch import hookspecs
-from kvmarch.arch import ArchInfo
+from kvmarch.arch import ArchInfo, Option
 from kvmarch.changes import (
     Change,
     Choice,
@@ -74,13 +74,12 @@ class Plugins:
         :raises PluginError: its plugin was refused.
         :raises UnknownNameError: there is none of that name.
         """
+        if name in self.loaded:
+            return self.loaded[name]
         for refused in self.refused:
             if refused.name == name:
                 raise PluginError(refused.why)
-        try:
-            return self.loaded[name]
-        except KeyError:
-            raise UnknownNameError("architecture", name, sorted(self.loaded)) from None
+        raise UnknownNameError("architecture", name, sorted(self.loaded))
 
     def scenario_folders(self) -> tuple[str, ...]:
         """Return the folders of scenario files that plugins bring."""
@@ -126,7 +125,7 @@ def load(*, trace: bool = False) -> Plugins:
 def _import(point: importlib.metadata.EntryPoint) -> Any:
     try:
         return point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(
             f"plugin {point.name}: importing {point.value} failed: {_line(error)}"
         ) from error
@@ -176,14 +175,45 @@ def check(name: str, module: Any, distribution: str, version: str) -> Loaded:
         raise PluginError(
             f"plugin {name}: hook {PREFIX}{missing[0]} is missing; tier 1 needs it"
         )
+    _check_info(name, info)
     _check_paths(name, operations, choices)
-    for change in changes:
-        if change.arch != name:
-            raise PluginError(
-                f"plugin {name}: hook kvmarch_changes: change {change.name} says "
-                f"arch {change.arch!r}"
-            )
+    _check_names(name, changes, choices)
+    if "scenarios" in operations:
+        _ask(name, hooks, "scenarios", Sequence)
     return Loaded(info, version, distribution, tier, operations, changes, choices)
+
+
+def _check_info(name: str, info: ArchInfo) -> None:
+    """Refuse an architecture without what the core reads of its options."""
+    if not isinstance(info.options.get("page_size"), Option):
+        raise PluginError(
+            f"plugin {name}: hook {PREFIX}arch: option page_size is missing"
+        )
+
+
+def _check_names(
+    name: str, changes: tuple[Change, ...], choices: tuple[Choice, ...]
+) -> None:
+    """Refuse names that are taken, and changes that nobody knows."""
+    known = {change.name: "one of the core's" for change in CHANGES}
+    for change in changes:
+        why = known.get(change.name)
+        if change.arch != name:
+            why = f"of arch {change.arch!r}"
+        if why:
+            raise PluginError(
+                f"plugin {name}: hook {PREFIX}changes: change {change.name} is {why}"
+            )
+        known[change.name] = "there twice"
+    seen: set[str] = set()
+    for choice in choices:
+        where = f"plugin {name}: hook {PREFIX}choices: choice {choice.name}"
+        if choice.name in seen:
+            raise PluginError(f"{where} is there twice")
+        seen.add(choice.name)
+        for need in sorted({n for variant in choice.variants for n in variant.needs}):
+            if need not in known:
+                raise PluginError(f"{where} needs change {need}, which nobody knows")
 
 
 def _check_paths(

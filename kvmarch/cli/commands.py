@@ -8,6 +8,8 @@ import click
 
 from kvmarch.cli.shared import (
     Group,
+    arch_option,
+    change_options,
     choose_options,
     emit,
     output_options,
@@ -136,9 +138,7 @@ def run(
 @click.argument("value", required=False)
 @click.option("--kernel", "-k", default="", metavar="RELEASE", help="Such as v6.1.")
 @click.option("--level", "-l", type=int, help="The level at which the entry stands.")
-@click.option("--with", "plus", multiple=True, metavar="CHANGE")
-@click.option("--without", "minus", multiple=True, metavar="CHANGE")
-@click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE")
+@change_options
 @output_options
 def formats(
     arch: str,
@@ -175,7 +175,7 @@ def scenarios(style: str, output: str | None) -> None:
 
 @cli.command()
 @click.option("--diff", nargs=2, metavar="A B", help="What differs between releases.")
-@click.option("--arch", "-a", multiple=True, metavar="NAME")
+@arch_option
 @output_options
 def kernels(
     diff: tuple[str, str] | None,
@@ -205,9 +205,7 @@ def plugins(style: str, output: str | None) -> None:
 
 @cli.command()
 @click.argument("recordings", nargs=-1, metavar="[RECORDING]...")
-@click.option("--with", "plus", multiple=True, metavar="CHANGE")
-@click.option("--without", "minus", multiple=True, metavar="CHANGE")
-@click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE")
+@change_options
 @click.option("--verbose", "-v", is_flag=True, help="Show also what agrees.")
 @output_options
 def conform(

@@ -2,6 +2,8 @@
 
 __all__ = [
     "Group",
+    "arch_option",
+    "change_options",
     "choose_options",
     "emit",
     "output_options",
@@ -58,49 +60,63 @@ def output_options(function: F) -> F:
     )(function)
 
 
-def choose_options(function: F) -> F:
-    """Add --arch, --kernel, --with, --without and --set."""
-    for option in reversed(
-        (
-            click.option(
-                "--arch",
-                "-a",
-                multiple=True,
-                metavar="NAME",
-                help="Architecture; several may be given, also with commas.",
-            ),
-            click.option(
-                "--kernel",
-                "-k",
-                multiple=True,
-                metavar="RELEASE",
-                help="Release such as v6.1; several may be given, also with commas.",
-            ),
-            click.option(
-                "--with",
-                "plus",
-                multiple=True,
-                metavar="CHANGE",
-                help="Add a change to the kernel (see 'kvmarch kernels').",
-            ),
-            click.option(
-                "--without",
-                "minus",
-                multiple=True,
-                metavar="CHANGE",
-                help="Take a change away from the kernel.",
-            ),
-            click.option(
-                "--set",
-                "settings",
-                multiple=True,
-                metavar="OPTION=VALUE",
-                help="Set an option of the machine, for example mmu=tdp.",
-            ),
-        )
-    ):
+def _with_options(function: F, *options: Callable[[F], F]) -> F:
+    for option in reversed(options):
         function = option(function)
     return function
+
+
+arch_option = click.option(
+    "--arch",
+    "-a",
+    multiple=True,
+    metavar="NAME",
+    help="Architecture; several may be given, also with commas.",
+)
+
+
+def change_options(function: F) -> F:
+    """Add --with, --without and --set."""
+    return _with_options(
+        function,
+        click.option(
+            "--with",
+            "plus",
+            multiple=True,
+            metavar="CHANGE",
+            help="Add a change to the kernel (see 'kvmarch kernels').",
+        ),
+        click.option(
+            "--without",
+            "minus",
+            multiple=True,
+            metavar="CHANGE",
+            help="Take a change away from the kernel.",
+        ),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="OPTION=VALUE",
+            help="Set an option of the machine, for example mmu=tdp.",
+        ),
+    )
+
+
+def choose_options(function: F) -> F:
+    """Add --arch, --kernel, --with, --without and --set."""
+    return _with_options(
+        function,
+        arch_option,
+        click.option(
+            "--kernel",
+            "-k",
+            multiple=True,
+            metavar="RELEASE",
+            help="Release such as v6.1; several may be given, also with commas.",
+        ),
+        change_options,
+    )
 
 
 def words(values: tuple[str, ...]) -> tuple[str, ...]:

@@ -54,12 +54,15 @@ def touch(vcpu: Vcpu, gfn: int, access: str) -> str:
         # a permission that was only added needs no flush (x86 facts 3.8).
         walked = k.translate.fn(vcpu, gfn, access)
         if type(walked) is not Translation:
+            why = str(walked)
             vcpu.mode = OUTSIDE
-            vcpu.exits[str(walked)] += 1
-            vcpu.vm.world.note(
-                "guest_fault", vcpu=vcpu.name, gfn=gfn, access=access, why=walked
-            )
-            return str(walked)
+            vcpu.exits[why] += 1
+            world = vcpu.vm.world
+            if world.traced:
+                world.note(
+                    "guest_fault", vcpu=vcpu.name, gfn=gfn, access=access, why=why
+                )
+            return why
         found = walked
         vcpu.tlb.insert(tag, found)
     vm = vcpu.vm

@@ -48,6 +48,7 @@ class Lock(Part):
         self.writer: str | None = None
         self.readers: list[str] = []
         self._spins = 0 if kind.sleeps else 1
+        self._rank = kind.rank
         self._write = Scope(self.take_write(), self.drop_write())
         self._read = Scope(self.take_read(), self.drop_read())
 
@@ -131,29 +132,30 @@ class Lock(Part):
     def _take_write(self) -> Any:
         if self.writer is not None or self.readers:
             return BLOCKED
-        self._hold("write").atomic += self._spins
-        self.writer = self.world.current.name
+        task = self.world.current
+        self._hold(task, "write")
+        self.writer = task.name
         return None
 
     def _take_read(self) -> Any:
         if self.writer is not None:
             return BLOCKED
-        self._hold("read").atomic += self._spins
-        self.readers.append(self.world.current.name)
+        task = self.world.current
+        self._hold(task, "read")
+        self.readers.append(task.name)
         return None
 
-    def _hold(self, mode: str) -> Any:
-        """Put the lock on the running task's list; return the task."""
-        task = self.world.current
-        kind = self.kind
+    def _hold(self, task: Any, mode: str) -> None:
+        """Put the lock on a task's list."""
+        rank, top = self._rank, task.top
         # The common case needs no look at the list: a lock that neither sleeps nor
         # bars readers, above all that are held.
-        if task.top >= kind.rank or kind.sleeps or kind.bars_srcu:
+        if top >= rank or not self._spins:
             self._check()
         task.held.append((self, mode))
-        task.tops.append(task.top)
-        task.top = max(task.top, kind.rank)
-        return task
+        task.tops.append(top)
+        task.top = max(top, rank)
+        task.atomic += self._spins
 
     def _drop_write(self) -> None:
         self._drop("write")
@@ -251,11 +253,12 @@ class Srcu(Part):
 
     def _leave(self) -> None:
         task = self.world.current
-        for at in range(len(task.held) - 1, -1, -1):
-            lock, mode = task.held[at]
+        held = task.held
+        for at in range(len(held) - 1, -1, -1):
+            lock, mode = held[at]
             if lock is self:
-                del task.held[at]
-                self.readers[int(mode[-1])].remove(task.name)
+                del held[at]
+                self.readers[_READS.index(mode)].remove(task.name)
                 return
         raise ModelError(f"{task.name} leaves {self.name}, in which it is no reader")
 
@@ -325,6 +328,8 @@ class Rcu(Part):
         self.readers.remove(task.name)
         task.held.remove((self, "read"))
         task.atomic -= 1
+        if not self._queue:
+            return
         waiting = self._queue
         self._queue = []
         for readers, callback in waiting:

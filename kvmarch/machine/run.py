@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kvmarch.errors import ModelError
-from kvmarch.machine.steps import BLOCKED, Path
+from kvmarch.machine.steps import BLOCKED, Path, check_sleep, directly
 from kvmarch.machine.world import World
 
 STEP_BOUND = 10_000_000
@@ -103,7 +103,7 @@ def run(
         for task in tasks:
             if task.done:
                 continue
-            moved = _advance(world, task, bound - (world.steps - begun))
+            moved = _go_on(world, task, begun + bound)
             if moved:
                 taken.append((task.name, moved))
             # A path without a single step ends and has not moved.
@@ -135,6 +135,15 @@ def run_path(world: World, path: Path[Any], name: str = "main") -> Any:
     return task.result
 
 
+def _go_on(world: World, task: Task, stop_at: int) -> int:
+    """Move one task as far as it goes, up to a number of steps of the machine."""
+    count = stop_at - world.steps
+    if world.observer is not None:
+        return _advance(world, task, count)
+    with directly(world, stop_at):
+        return _advance(world, task, count)
+
+
 def _advance(world: World, task: Task, count: int) -> int:
     """Take up to ``count`` steps of one task; fewer when it ends or must wait."""
     world.current = task
@@ -151,11 +160,8 @@ def _advance(world: World, task: Task, count: int) -> int:
             step = send(None)
         while world.steps < stop_at:
             operation = step.op
-            if operation.sleeps and task.atomic:
-                holds = ", ".join(lock.name for lock, _ in task.held)
-                world.violate(
-                    "locks", f"{operation.name} may sleep while {holds} is held"
-                )
+            if operation.sleeps:
+                check_sleep(world, operation)
             value = operation.fn(*step.args)
             if value is blocked:
                 break

@@ -3,11 +3,17 @@
 A path is a coroutine. Each ``await`` in it hands a :class:`Step`, one atomic
 action described as data, to whoever drives the path, and the action's result
 comes back. The same path can so be run once or explored in every interleaving.
+
+A task that is alone on a machine that nobody observes needs no driver between its
+steps: inside :func:`directly` an awaited step is done on the spot, and suspends the
+path only if it must wait or the bound is reached.
 """
 
-__all__ = ["BLOCKED", "Op", "Path", "Scope", "Step", "op"]
+__all__ = ["BLOCKED", "Op", "Path", "Scope", "Step", "directly", "op"]
 
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
+from types import coroutine
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar, overload
 
 P = ParamSpec("P")
@@ -30,6 +36,38 @@ BLOCKED: Any = _Blocked()
 """What a step returns that must wait; it has changed nothing and is tried again."""
 
 
+class _Direct:
+    """The machine whose only task does its steps on the spot, and its bound."""
+
+    __slots__ = ("bound", "world")
+
+    def __init__(self) -> None:
+        self.world: Any = None
+        self.bound = 0
+
+
+_DIRECT = _Direct()
+
+
+@contextmanager
+def directly(world: Any, bound: int) -> Iterator[None]:
+    """Do awaited steps on the spot, until the machine has taken ``bound`` steps."""
+    before = _DIRECT.world, _DIRECT.bound
+    _DIRECT.world, _DIRECT.bound = world, bound
+    try:
+        yield
+    finally:
+        _DIRECT.world, _DIRECT.bound = before
+
+
+def check_sleep(world: Any, operation: "Op[..., Any]") -> None:
+    """Record a loss if the running task may sleep now and must not."""
+    task = world.current
+    if task.atomic:
+        holds = ", ".join(lock.name for lock, _ in task.held)
+        world.violate("locks", f"{operation.name} may sleep while {holds} is held")
+
+
 class Step(Generic[R]):
     """One atomic action, as data: await it and its result comes back."""
 
@@ -40,6 +78,15 @@ class Step(Generic[R]):
         self.args = args
 
     def __await__(self) -> Generator["Step[Any]", Any, R]:
+        world = _DIRECT.world
+        if world is not None and world.steps < _DIRECT.bound:
+            operation = self.op
+            if operation.sleeps:
+                check_sleep(world, operation)
+            value = operation.fn(*self.args)
+            if value is not BLOCKED:
+                world.steps += 1
+                return value
         result: R = yield self
         return result
 
@@ -74,9 +121,18 @@ class Op(Generic[P, R]):
 
     else:
 
+        @coroutine
         def __call__(self, *args: Any) -> Any:
-            """Return the step; its arguments are given by position."""
-            return Step(self, args)
+            """Make the step when awaited; its arguments are given by position."""
+            world = _DIRECT.world
+            if world is not None and world.steps < _DIRECT.bound:
+                if self.sleeps:
+                    check_sleep(world, self)
+                value = self.fn(*args)
+                if value is not BLOCKED:
+                    world.steps += 1
+                    return value
+            return (yield Step(self, args))
 
     def __repr__(self) -> str:
         return f"Op({self.name})"

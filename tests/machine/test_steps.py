@@ -2,7 +2,9 @@
 
 import pytest
 
-from kvmarch.machine.steps import BLOCKED, Op, Scope, Step, op
+from kvmarch.machine.run import Task
+from kvmarch.machine.steps import BLOCKED, Op, Scope, Step, directly, op
+from kvmarch.machine.world import World
 
 
 @op
@@ -16,9 +18,21 @@ def slow(box, value):
     box.append(value)
 
 
+async def alone(awaitable):
+    return await awaitable
+
+
 def take(step):
     """Do what a step describes, as whoever drives a path does."""
     return step.op.fn(*step.args)
+
+
+def described(awaitable):
+    """Return the step that an awaitable hands to whoever drives it."""
+    path = alone(awaitable)
+    step = path.send(None)
+    path.close()
+    return step
 
 
 async def twice(box):
@@ -30,7 +44,7 @@ async def twice(box):
 def test_calling_an_op_only_describes_the_action():
     box = []
 
-    step = add(box, 1)
+    step = described(add(box, 1))
 
     assert isinstance(step, Step)
     assert (step.op, step.args, box) == (add, (box, 1), [])
@@ -40,7 +54,9 @@ def test_calling_an_op_only_describes_the_action():
 def test_running_a_step_does_the_action():
     box = []
 
-    assert take(add(box, 1)) == 1
+    step = described(add(box, 1))
+
+    assert take(step) == 1
     assert add.fn(box, 2) == 2
     assert box == [1, 2]
 
@@ -122,3 +138,24 @@ def test_an_error_inside_a_scope_takes_no_step():
 
 def test_blocked_prints_itself():
     assert repr(BLOCKED) == "BLOCKED"
+
+
+def test_a_step_is_done_on_the_spot_inside_directly():
+    box = []
+    world = World()
+    world.current = Task("t", lambda: None)
+
+    with directly(world, world.steps + 1), pytest.raises(StopIteration) as done:
+        alone(add(box, "now")).send(None)
+
+    assert (done.value.value, box, world.steps) == (1, ["now"], 1)
+
+
+def test_a_step_beyond_the_bound_is_handed_out():
+    box = []
+    world = World()
+
+    with directly(world, world.steps):
+        step = described(add(box, "later"))
+
+    assert (step.op, box) == (add, [])

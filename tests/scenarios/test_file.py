@@ -158,6 +158,8 @@ def test_the_size_of_a_memory():
 
 REFUSED = [
     pytest.param("title = ", "not TOML: Invalid value", id="not-toml"),
+    pytest.param("a = " + "[" * 5000, "not TOML: ", id="deep"),
+    pytest.param("a = " + "9" * 5000, "not TOML: ", id="long"),
     pytest.param("[[task]]\nname = 'a'\nsteps = []", "title: is missing", id="title"),
     pytest.param(base(top="tags = 3"), "tags: 3 is int, not list", id="tags"),
     pytest.param(base(top="tags = [3]"), "tags[0]: 3 is int, not str", id="tag"),
@@ -330,7 +332,7 @@ REFUSED = [
         id="slot-gfn-and-gpa",
     ),
     pytest.param(
-        base(steps='"look name=x"'),
+        base(steps='"look name=x memory=ram"'),
         "task[0].steps[0]: look needs either gfn= or gpa=",
         id="look-nowhere",
     ),
