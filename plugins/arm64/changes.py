@@ -10,13 +10,6 @@ from kvmarch import Change
 
 _ROWS: tuple[tuple[str, str, tuple[int, int], str, str], ...] = (
     (
-        "dirty-log",
-        "Log dirty pages by write-protecting stage 2",
-        (4, 0),
-        "",
-        "not in the sheet; the release is from memory",
-    ),
-    (
         "aging",
         "Age stage-2 entries: access faults, clear_flush_young, test_young",
         (4, 1),

@@ -21,40 +21,49 @@ __all__ = [
 
 import errno
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvmarch_arm64.pgtable import (
     children,
     free_subtree,
     install_table,
     make_leaf,
+    relaxed,
 )
 from kvmarch_arm64.pte import (
     kvm_pte_table,
+    stage2_mkyoung,
     stage2_pte_is_locked,
     stage2_pte_needs_update,
 )
-from kvmarch_arm64.state import Mmu
-from kvmarch_arm64.tlbi import (
-    kvm_tlb_flush_vmid_ipa,
+from kvmarch_arm64.tlbi import kvm_tlb_flush_vmid_ipa, kvm_tlb_flush_vmid_ipa_nsh
+from kvmarch_arm64.walk import (
+    VALID,
+    change_attributes,
+    follow,
+    leaf_of,
+    stage2_walk,
 )
-from kvmarch_arm64.walk import VALID, follow, stage2_walk
 
 from kvmarch import Choice, Vcpu, Vm, op
 from kvmarch import Table as Entries
+
+if TYPE_CHECKING:
+    from kvmarch_arm64.state import Mmu
 
 
 class Visit(NamedTuple):
     """An entry that a walker has read, and what it wants to map there.
 
     :Kernel: struct kvm_pgtable_visit_ctx, struct stage2_map_data
+    :param idx: of the entry in its table.
     :param old: the entry as it was.
     :param gfn: where the mapping begins; ``pages`` are those of the leaf.
     :param attr: attributes of the new leaf.
     """
 
     table: Entries
-    index: int
+    idx: int
     level: int
     old: int
     gfn: int
@@ -151,7 +160,7 @@ def _break(vm: Vm, at: Visit) -> Visit | int:
         new = make_leaf(mmu, at.pfn, at.attr, at.level)
         if not stage2_pte_needs_update(mmu.layout, old, new):
             return -errno.EAGAIN
-    return at if _try_break(vm, at.table, at.index, old) else -errno.EAGAIN
+    return at if _try_break(vm, at.table, at.idx, old) else -errno.EAGAIN
 
 
 def make_leaf_pte(vm: Vm, at: Visit) -> None:
@@ -160,7 +169,7 @@ def make_leaf_pte(vm: Vm, at: Visit) -> None:
     :Kernel: stage2_make_pte(), stage2_map_walk_table_pre()
     """
     at.table.refs += 1
-    at.table.set(at.index, make_leaf(vm.arch, at.pfn, at.attr, at.level))
+    at.table.set(at.idx, make_leaf(vm.arch, at.pfn, at.attr, at.level))
     if kvm_pte_table(at.old, at.level):
         _free_unlinked(vm, follow(vm, at.old))
 
@@ -169,7 +178,7 @@ def make_leaf_pte(vm: Vm, at: Visit) -> None:
 def _make_table(vcpu: Vcpu, at: Visit) -> Visit | int:
     """Put an empty table into a locked entry, walk on and lock the next entry."""
     vcpu.arch.mmu_page_cache -= 1
-    install_table(vcpu.vm, at.table, at.index, at.gfn, at.level)
+    install_table(vcpu.vm, at.table, at.idx, at.gfn, at.level)
     return walk_and_break(vcpu, at.gfn, at.pages, at.pfn, at.attr)
 
 
@@ -199,7 +208,7 @@ def _reread(vm: Vm, at: Visit) -> Entries | None:
 
     :Kernel: __kvm_pgtable_visit(), which reads the entry again after its callback
     """
-    entry = at.table.get(at.index)
+    entry = at.table.get(at.idx)
     return follow(vm, entry) if kvm_pte_table(entry, at.level) else None
 
 
@@ -249,7 +258,7 @@ def _break_below(
 
 class _Leaf(NamedTuple):
     table: Entries
-    index: int
+    idx: int
     level: int
     old: int
 
@@ -264,9 +273,9 @@ def _find_leaf(vm: Vm, gfn: int) -> _Leaf | None:
 @op(name="stage2_try_set_pte")
 def _try_set(vm: Vm, at: _Leaf, new: int) -> bool:
     """Change the attributes of a live leaf by cmpxchg."""
-    if at.table.get(at.index) != at.old:
+    if at.table.get(at.idx) != at.old:
         return False
-    change_attributes(vm, at.table, at.index, at.old, new)
+    change_attributes(vm, at.table, at.idx, at.old, new)
     return True
 
 

@@ -12,6 +12,7 @@ The count of a table (``Table.refs``) is page_count(): 1, and 1 for each counted
 
 __all__ = [
     "CHOICES",
+    "free_chunk",
     "free_subtree",
     "install_table",
     "kvm_pgtable_stage2_destroy",
@@ -303,9 +304,9 @@ def kvm_pgtable_stage2_split(vm: Vm, start: int, end: int) -> int:
         if found is None:
             return 0
         table, index, level, old = found
-        if old & VALID and level < _LAST:
-            if not _split_block(vm, table, index, old):
-                return -errno.ENOMEM
+        is_block = old & VALID and level < _LAST
+        if is_block and not _split_block(vm, table, index, old):
+            return -errno.ENOMEM
         at = (at >> mmu.shifts[level]) + 1 << mmu.shifts[level]
     return 0
 
@@ -362,6 +363,23 @@ def kvm_pgtable_stage2_destroy(vm: Vm, pgt: int) -> None:
     :param pgt: physical address of the root in bytes.
     """
     free_subtree(vm, vm.tables.at(pgt))
+
+
+def free_chunk(vm: Vm, pgt: int) -> bool:
+    """Free what hangs below one entry of a root, or the root if nothing does.
+
+    :Kernel: stage2_destroy_range(), kvm_pgtable_stage2_destroy_pgd(), since v6.19
+    :returns: whether there is more to free.
+    """
+    root = vm.tables.at(pgt)
+    for index, entry in root.used(0, root.size):
+        if kvm_pte_table(entry, root.level):
+            free_subtree(vm, follow(vm, entry))
+            root.set(index, 0)
+            root.refs -= 1
+            return True
+    vm.tables.free(root)
+    return False
 
 
 CHOICES = (same_leaf, counts_update, sets_exec)

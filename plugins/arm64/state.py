@@ -26,7 +26,7 @@ from kvmarch_arm64.layout import Layout, make_layout
 from kvmarch_arm64.pte import stage2_set_prot_attr
 from kvmarch_arm64.vmid import Vmids
 
-from kvmarch import Choice, Kernel, KvmarchError, Match, Part, Vcpu, Vm
+from kvmarch import Choice, Kernel, KvmarchError, Match, Part, Vm
 
 _VALID = Descriptor.valid.mask
 _R = Leaf.r.mask
@@ -63,7 +63,6 @@ _FLAGS = (
     _flag("arm64_decodes_exec", "whether PX and UX are decoded", "arm64-typed-invalid"),
     _flag("arm64_has_xnx", "whether FEAT_XNX is used", PGTABLE, "arm64-xnx"),
     _flag("arm64_has_tlbirange", "whether FEAT_TLBIRANGE is used", "arm64-range-tlbi"),
-    _flag("arm64_logs_dirty", "whether there is dirty logging", "arm64-dirty-log"),
 )
 
 tables_of_release = Choice("arm64_geometry", "who decides how many levels there are")
@@ -151,6 +150,8 @@ class Mmu(Part):
         """Level by pages of a leaf."""
         self.cache_min_pages = cache_min_pages(geometry)
         self.attrs = _attributes(layout)
+        self.read_only = self.attrs[0]
+        """What change_pte asks for: R alone, XN even with DIC."""
         self.exec_mask, self.exec_values = _execute_bits(layout)
         self.young = Match(_VALID | _AF)
         self.writable = Match(_VALID | _W)
@@ -168,9 +169,7 @@ class Mmu(Part):
         self.caches_walks = self.defers and k.arm64_defers_tables
         """Walk caches can go wrong in this kernel, so they are modelled."""
         self.split_chunk = _split_chunk(geometry, options.get("eager_split", 0))
-        root = vm.tables.alloc(
-            self.entries * geometry.root_pages, self.start_level, 0
-        )
+        root = vm.tables.alloc(self.entries * geometry.root_pages, self.start_level, 0)
         root.refs = 1
         self.pgt: int | None = root.pa
         # Clearing these bits of live entries is what the range operations do.
@@ -232,7 +231,7 @@ class Arm64Vcpu(Part):
         "walk_cache",
     )
 
-    def __init__(self, vcpu: Vcpu) -> None:
+    def __init__(self) -> None:
         self.mmu_page_cache = 0
         self.fault_level = KVM_PGTABLE_LAST_LEVEL
         self.active_vmid = 0

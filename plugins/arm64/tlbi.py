@@ -118,9 +118,7 @@ def _table_by_ipa(vm: Vm, gfn: int, pages: int) -> None:
 stage2_flush_table.add(_table_by_vmid, "arm64-pgtable", "arm64-table-flush-vmid")
 
 
-@stage2_flush_table.when(
-    "arm64-pgtable", "arm64-table-flush-vmid", "arm64-range-tlbi"
-)
+@stage2_flush_table.when("arm64-pgtable", "arm64-table-flush-vmid", "arm64-range-tlbi")
 def _table_by_range(vm: Vm, gfn: int, pages: int) -> None:
     """Flush as far as the table reaches, but from where the walk stands (v6.6 on)."""
     kvm_tlb_flush_vmid_range(vm, gfn, gfn + pages)

@@ -1,5 +1,4 @@
-"""Walks: where the entry of a gfn is, what hardware makes of it, and what it may become.
-"""
+"""Walks: where the entry of a gfn is, and what hardware makes of it."""
 
 __all__ = [
     "VALID",
@@ -12,13 +11,17 @@ __all__ = [
     "translate",
 ]
 
+from typing import TYPE_CHECKING
+
 from kvmarch_arm64.formats import Descriptor, Leaf, Table
 from kvmarch_arm64.geometry import KVM_PGTABLE_LAST_LEVEL
 from kvmarch_arm64.pte import kvm_pte_to_phys, may_change
-from kvmarch_arm64.state import Mmu
 
 from kvmarch import Table as Entries
 from kvmarch import Translation, Vcpu, Vm
+
+if TYPE_CHECKING:
+    from kvmarch_arm64.state import Mmu
 
 VALID = Descriptor.valid.mask
 _TABLE = Table.kind_mask
@@ -83,15 +86,22 @@ def change_attributes(vm: Vm, table: Entries, index: int, old: int, new: int) ->
     table.set(index, new)
 
 
+def _look(vm: Vm, gfn: int, target: int) -> tuple[Entries, int, int, int] | None:
+    """Walk as an onlooker, who does not follow a root that is freed already."""
+    if vm.arch.pgt not in vm.tables.live:
+        return None
+    return stage2_walk(vm, gfn, target)
+
+
 def entry_of(vm: Vm, gfn: int) -> tuple[int, int]:
     """Return the lowest entry that there is for a gfn, and its level."""
-    found = stage2_walk(vm, gfn)
+    found = _look(vm, gfn, _LAST)
     return (0, vm.arch.start_level) if found is None else (found[3], found[2])
 
 
 def leaf_table(vm: Vm, gfn: int, level: int) -> tuple[int, int] | None:
     """Return address of the table, and index, of a gfn's entry at a level."""
-    found = stage2_walk(vm, gfn, level)
+    found = _look(vm, gfn, level)
     if found is None or found[2] != level:
         return None
     return found[0].pa, found[1]

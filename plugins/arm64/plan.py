@@ -1,18 +1,25 @@
-"""What a fault asks of the host: the VMA, and how large a mapping may be.
+"""What a fault finds out about the host, and what it decides to map.
 
 :Kernel: user_mem_abort(), fault_supports_stage2_huge_mapping(),
     transparent_hugepage_adjust() (fact sheet arm64, 3.1).
 """
 
-__all__ = ["CHOICES", "account_page", "adjust_size", "find_vma"]
+__all__ = [
+    "CHOICES",
+    "account_page",
+    "adjust_size",
+    "find_vma",
+    "is_writable",
+    "needs_pages",
+    "plan_leaf",
+]
 
-from typing import Any
-
-from kvmarch_arm64.state import Mmu
+from typing import TYPE_CHECKING, Any
 
 from kvmarch import (
     BLOCKED,
     Choice,
+    FaultIn,
     Memslot,
     Vcpu,
     Vm,
@@ -20,6 +27,9 @@ from kvmarch import (
     op,
     release_pfn,
 )
+
+if TYPE_CHECKING:
+    from kvmarch_arm64.state import Mmu
 
 checks_ends = Choice(
     "arm64_checks_block_ends", "whether a block must lie inside the slot at both ends"
@@ -84,6 +94,42 @@ def adjust_size(vm: Vm, slot: Memslot, gfn: int, pfn: int) -> tuple[int, int, in
         if mapped >= pages:
             return gfn & -pages, pages, pfn & -pages
     return gfn, 1, pfn
+
+
+def needs_pages(slot: Memslot, access: str, why: str) -> bool:
+    """Return whether a fault may have to make tables (v5.10 on)."""
+    return why != "permission" or (slot.logs_dirty and access == "write")
+
+
+def is_writable(slot: Memslot, access: str, found: FaultIn) -> bool:
+    """Return whether a mapping gets W: with logging only for a write."""
+    return found.writable and (access == "write" or not slot.logs_dirty)
+
+
+def plan_leaf(
+    vcpu: Vcpu, slot: Memslot, gfn: int, access: str, why: str, found: FaultIn
+) -> tuple[int, int, int, int]:
+    """Return gfn, pages and pfn of the leaf, and its attributes.
+
+    No pages means that the leaf stays as large as it is and only gets permissions.
+    """
+    vm = vcpu.vm
+    mmu: Mmu = vm.arch
+    start, pages, pfn = gfn, 1, found.pfn
+    granule = 1
+    if why == "permission":
+        granule = 1 << mmu.shifts[vcpu.arch.fault_level]
+    if not slot.logs_dirty:
+        # A block that lacks a permission stays, whatever the host's mapping is.
+        if granule > 1:
+            pages = granule
+        else:
+            start, pages, pfn = adjust_size(vm, slot, gfn, pfn)
+    if why == "permission" and pages == granule:
+        pages = 0
+    executable = access == "exec" or mmu.layout.dic
+    writable = is_writable(slot, access, found)
+    return start, pages, pfn, mmu.attrs[writable | executable << 1]
 
 
 @op(name="account and release page")
