@@ -276,9 +276,6 @@ class _Comparison:
     def host_pages(self, stage: Stage, look: Mapping[str, Any]) -> Finding:
         """Compare which gfns have a page, and which of them share one."""
         assert stage.look is not None
-        if not look["slot"]:
-            why = "the slot was refused: its memory is behind no gfn"
-            return self.row(stage, "host pages", "not compared", why)
         pairs = [
             (stage.look.pages[look["gfn"] + i], pfn)
             for i, pfn in enumerate(look["pages"])

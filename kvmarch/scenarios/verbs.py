@@ -485,5 +485,4 @@ def _look(c: Context, name: str, first: int, hva: int) -> None:
         level=level,
         table=pa,
         entries=entries,
-        slot=vm.memslots[0].find(first) is not None,
     )

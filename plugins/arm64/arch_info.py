@@ -35,5 +35,5 @@ ARCH_INFO = ArchInfo(
     pmd_order={4096: 9, 16384: 11, 65536: 13},
     leaves_by="mmio",
     recorded_as=("aarch64",),
-    inferred=("fwb", "dic"),
+    inferred=("fwb", "lpa2", "dic"),
 )
