@@ -1,6 +1,7 @@
 """Fixtures of the core's tests: the toy architecture, and machines that run it."""
 
 import importlib
+import inspect
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,12 @@ from kvmarch.kernel.mmap import populate
 from kvmarch.kernel.vcpu import guest_access
 from kvmarch.machine.host import PFN_SHIFT, Vma
 from kvmarch.machine.run import Task, _advance, run, run_path
-from kvmarch.machine.steps import Step
 from kvmarch.machine.world import World
 from kvmarch.scenarios import play as player
 from kvmarch.scenarios.file import load
 
 THIRD_PARTY = str(Path(__file__).parent / "third_party")
 HVA = 0x7F00_0000_0000
-PAGE = 4096
 
 
 async def _alone(step):
@@ -29,7 +28,7 @@ async def _alone(step):
 
 def path_of(what):
     """Return a path: what is one already, or one that takes a single step."""
-    return _alone(what) if isinstance(what, Step) else what
+    return what if inspect.iscoroutine(what) else _alone(what)
 
 
 class Actor:
@@ -137,7 +136,6 @@ class Bench(Driver):
     """A machine with some memory at :data:`HVA`, written by the host already."""
 
     hva = HVA
-    page = PAGE
 
     def __init__(self, k, options, pages, **boot_options):
         self.k = k
@@ -146,6 +144,7 @@ class Bench(Driver):
         self.vm, self.mm = self.machine.vm, self.machine.mm
         self.host = self.machine.host
         self.vcpu = self.vm.vcpus[0]
+        self.page = options["page_size"]
         self.pages = pages
         if pages:
             self.mm.add_vma(Vma(HVA, self.at(pages), mergeable=True))
@@ -153,12 +152,13 @@ class Bench(Driver):
 
     def at(self, page):
         """Return the hva of a page."""
-        return HVA + page * PAGE
+        return HVA + page * self.page
 
     def slot(self, slot=0, flags=0, gfn=0, pages=None, page=0):
         """Create or change a memslot; return 0 or the errno."""
         count = self.pages if pages is None else pages
-        region = Region(slot, flags, gfn * PAGE, count * PAGE, self.at(page))
+        size, gpa = count * self.page, gfn * self.page
+        region = Region(slot, flags, gpa, size, self.at(page))
         return self.do(set_memory_region(self.vm, region))
 
     def access(self, gfn, how="read"):
@@ -171,16 +171,25 @@ class Bench(Driver):
 
     def pfn(self, page):
         """Return the pfn that the host maps at a page; 0 if none."""
-        return self.mm.pte((HVA // PAGE) + page) >> PFN_SHIFT
+        return self.mm.pte(self.vpn(page)) >> PFN_SHIFT
 
     def vpn(self, page):
         """Return the virtual page number of a page."""
-        return HVA // PAGE + page
+        return HVA // self.page + page
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--promote",
+        action="store_true",
+        help="write what commands print now into the documents",
+    )
 
 
 def pytest_make_parametrize_id(config, val, argname):
     """Write releases as people do."""
-    return f"v{val[0]}.{val[1]}" if argname == "release" else None
+    known = argname == "release" and isinstance(val, tuple)
+    return f"v{val[0]}.{val[1]}" if known else None
 
 
 @pytest.fixture
@@ -222,6 +231,12 @@ def link(toy):
         return Kernel(k.release, k.arch, k.applied, {**k.choices, **replaced})
 
     return make
+
+
+@pytest.fixture
+def bench_class():
+    """The class of machines that tests drive."""
+    return Bench
 
 
 @pytest.fixture

@@ -142,14 +142,33 @@ def _make_writable(mm: Mm, vpn: int) -> None:
 
 
 @op(name="copy page")
-def _copy(mm: Mm, vpn: int) -> int:
-    """Copy the page under a write fault, and hold the old one meanwhile."""
+def _copy(mm: Mm, vpn: int) -> tuple[int, int]:
+    """Copy the page under a write fault, and hold the old one meanwhile.
+
+    :returns: the entry that is to be replaced, and the copy's pfn; -1 if the page
+        is no longer there.
+    """
     host = mm.host
-    old = mm.pte(vpn) >> PFN_SHIFT
+    entry = mm.ptes.get(vpn, 0)
+    if not entry & PRESENT:
+        return 0, -1
+    old = entry >> PFN_SHIFT
     host.get(old)
     pfn = host.alloc("anon", host.pages[old].content)
     host.pages[pfn].refs = 1
-    return pfn
+    return entry, pfn
+
+
+@op(name="pte_same?")
+def _is_same(mm: Mm, vpn: int, entry: int) -> bool:
+    return mm.ptes.get(vpn, 0) == entry
+
+
+@op(name="put copy")
+def _put_copy(mm: Mm, old: int, new: int) -> None:
+    """Give up a copy, because somebody else changed the PTE meanwhile."""
+    mm.host.put(new)
+    mm.host.put(old)
 
 
 @op(name="ptep_clear_flush")
@@ -184,18 +203,24 @@ async def wp_page_copy(mm: Mm, vpn: int) -> None:
         old page is put after it.
     :Locking: mmap_lock for read.
     """
-    new = await _copy(mm, vpn)
+    before, new = await _copy(mm, vpn)
+    if new < 0:
+        return
+    old = before >> PFN_SHIFT
     hva = vpn << mm.page_shift
     end = hva + (1 << mm.page_shift)
     await mm.k.change_pte_start(mm, hva, end)
     async with mm.ptl.write():
-        old = await ptep_clear_flush(mm, vpn)
-        entry = (
-            new << PFN_SHIFT | PRESENT | WRITE | DIRTY | YOUNG | SOFT_DIRTY | old & EXEC
-        )
-        await mm.k.set_pte_at_notify(mm, vpn, entry)
+        same = await _is_same(mm, vpn, before)
+        if same:
+            await ptep_clear_flush(mm, vpn)
+            bits = PRESENT | WRITE | DIRTY | YOUNG | SOFT_DIRTY | before & EXEC
+            await mm.k.set_pte_at_notify(mm, vpn, new << PFN_SHIFT | bits)
     await mm.k.change_pte_end(mm, hva, end)
-    await _replaced(mm, old >> PFN_SHIFT, new)
+    if same:
+        await _replaced(mm, old, new)
+    else:
+        await _put_copy(mm, old, new)
 
 
 async def handle_mm_fault(mm: Mm, vpn: int, write: bool) -> bool:

@@ -259,8 +259,7 @@ class _Comparison:
                     stage,
                     "entries",
                     "not compared",
-                    f"the model has freed the table at {table.pa:#x}: what its memory "
-                    "holds is undefined",
+                    f"table {table.pa:#x} is freed in the model",
                 )
                 return
         if look["table"]:

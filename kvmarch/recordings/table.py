@@ -44,19 +44,21 @@ def conform_table(
     table = Table(
         "Recordings of real kernels against the model",
         (
-            Column("recording", detail=True),
+            Column("recording"),
             Column("stage"),
             Column("what"),
             Column("verdict"),
             Column("detail"),
         ),
         notes=notes,
+        keys=2,
+        merge="" if everything else "stage",
     )
-    for finding in findings:
+    for finding in findings if everything else _together(findings):
         if everything or finding.verdict != "agree":
             table.rows.append(
                 {
-                    "recording": finding.recording,
+                    "recording": finding.recording.removesuffix(".json"),
                     "stage": finding.stage or "(all)",
                     "what": finding.what,
                     "verdict": finding.verdict,
@@ -66,3 +68,16 @@ def conform_table(
     if any(finding.verdict == "differ" for finding in findings):
         table.status = 1
     return table
+
+
+def _together(findings: list[Finding]) -> list[Finding]:
+    """Return findings so that equal ones of several stages are neighbours."""
+    order = {id(finding): number for number, finding in enumerate(findings)}
+    first: dict[tuple[str, str, str, str], int] = {}
+    for finding in findings:
+        key = finding.recording, finding.what, finding.verdict, finding.detail
+        first.setdefault(key, order[id(finding)])
+    return sorted(
+        findings,
+        key=lambda f: (first[f.recording, f.what, f.verdict, f.detail], order[id(f)]),
+    )
