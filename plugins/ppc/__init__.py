@@ -8,7 +8,7 @@ __all__ = ["KVMARCH_API"]
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kvmarch_ppc import changes, host_page, radix
+from kvmarch_ppc import changes, e500, hash_mmu, host_page, pr, radix, shadow
 from kvmarch_ppc.arch_info import ARCH_INFO
 from kvmarch_ppc.layout import decode, formats
 from kvmarch_ppc.ops import Backend, KvmppcOps
@@ -33,6 +33,9 @@ KVMARCH_API = (1, 0)
 
 MMUS: Mapping[str, KvmppcOps] = {
     "radix": radix.RADIX,
+    "hash": hash_mmu.HASH,
+    "pr": pr.PR,
+    "e500": e500.E500_OPS,
 }
 """kvmppc_hv_ops, kvmppc_pr_ops and the like, by the option ``mmu``."""
 
@@ -55,6 +58,10 @@ def kvmarch_choices() -> tuple[Choice, ...]:
         *changes.CHOICES,
         *host_page.CHOICES,
         *radix.CHOICES,
+        *hash_mmu.CHOICES,
+        *shadow.CHOICES,
+        *pr.CHOICES,
+        *e500.CHOICES,
     )
 
 

@@ -5,7 +5,7 @@
     and P9 to P11.
 """
 
-__all__ = ["CHOICES", "NO_PTE", "HostMapping"]
+__all__ = ["CHOICES", "NO_PTE", "HostMapping", "find_kvm_host_pte"]
 
 from typing import NamedTuple
 

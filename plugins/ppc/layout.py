@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from kvmarch import EntryError, EntryFormat, EntryKind, Field, FormatError
+from kvmarch import EntryError, EntryFormat, EntryKind, FormatError
 
 PAGE_SHIFTS: Mapping[int, int] = {4096: 12, 65536: 16}
 """PAGE_SHIFT by page size in bytes."""

@@ -4,7 +4,12 @@
     arch/powerpc/kvm/book3s_hv.c; fact sheet ppc, 3.9 and 4.8.
 """
 
-__all__ = ["CHOICES", "commit_memory_region_hv", "prepare_memory_region"]
+__all__ = [
+    "CHOICES",
+    "commit_memory_region_hv",
+    "prepare_memory_region",
+    "prepare_memory_region_hash",
+]
 
 from kvmarch import LOG_DIRTY_PAGES, Choice, Memslot, Vm, op
 
@@ -19,6 +24,19 @@ def prepare_memory_region(
     vm: Vm, old: Memslot | None, new: Memslot | None, change: str
 ) -> int:
     """Refuse nothing."""
+    return 0
+
+
+def prepare_memory_region_hash(
+    vm: Vm, old: Memslot | None, new: Memslot | None, change: str
+) -> int:
+    """Give a new slot an array of rmap words; other changes keep the one that is there.
+
+    Simplified: the array belongs to the slot's number, and what is left in it when
+    the slot goes is dropped when the next one comes.
+    """
+    if change == "create" and new is not None:
+        vm.arch.rmap[new.id] = {}
     return 0
 
 

@@ -1,6 +1,6 @@
 """Book3S HV with a radix guest, as one table of operations."""
 
-__all__ = ["CHOICES", "RADIX"]
+__all__ = ["CHOICES", "RADIX", "only_a_kick"]
 
 from kvmarch_ppc import (
     memslots,
@@ -19,7 +19,7 @@ def _no_vcpu_state(vcpu: Vcpu) -> None:
     """Keep nothing per vCPU."""
 
 
-def _only_a_kick(vcpu: Vcpu) -> None:
+def only_a_kick(vcpu: Vcpu) -> None:
     """Invalidate nothing: for HV the generic flush is a kick (fact sheet ppc, 1)."""
 
 
@@ -30,7 +30,7 @@ RADIX = KvmppcOps(
     vm_create=radix_tree.vm_create,
     vcpu_create=_no_vcpu_state,
     tlb_tag=radix_tree.tlb_tag,
-    flush_tlb=_only_a_kick,
+    flush_tlb=only_a_kick,
     translate=radix_tree.translate,
     page_fault=radix_fault.page_fault,
     entry=radix_tree.entry,

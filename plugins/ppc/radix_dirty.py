@@ -37,7 +37,7 @@ def _test_clear_dirty(vm: Vm, slot: Memslot, gfn: int) -> int:
     """Clear DIRTY of a leaf and log its pages; return the first gfn after it."""
     arch: Radix = vm.arch
     place = find_leaf(vm, gfn)
-    if place is None or not place.table.get(place.index) & PAGE_DIRTY:
+    if place is None or not place.table.get(place.at) & PAGE_DIRTY:
         return gfn + 1
     table, index, level = place
     pages = arch.pages[level]
@@ -63,8 +63,7 @@ async def _locked(vm: Vm, slot: Memslot, gfn: int) -> int:
     Simplified: up to v5.7 the kernel did not look again.
     """
     async with vm.mmu_lock.write():
-        after = await _test_clear_dirty(vm, slot, gfn)
-    return after
+        return await _test_clear_dirty(vm, slot, gfn)
 
 
 async def sync_dirty_log(vm: Vm, slot: Memslot) -> int:

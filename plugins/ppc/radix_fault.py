@@ -12,7 +12,6 @@ from kvmarch_ppc.radix_pte import (
     PAGE_ACCESSED,
     PAGE_DIRTY,
     PAGE_PRESENT,
-    PAGE_PTE,
     PAGE_WRITE,
     RadixWord,
     flags_built_pte,
@@ -111,7 +110,7 @@ same_level = Choice(
 @same_level.when()
 def _clear_and_set(vm: Vm, table: Table, index: int, new: int) -> None:
     """Clear the old leaf with a tlbie, and store the new one (before v4.19)."""
-    kvmppc_unmap_pte(vm, _slot_at(vm, table, index), table, index, index + 1)
+    kvmppc_unmap_pte(vm, _slot_at(vm, table, index), table, index)
     table.set(index, new)
 
 
@@ -190,7 +189,7 @@ def _unmap_free_table(vm: Vm, table: Table, index: int) -> None:
         if not value & PAGE_PRESENT:
             continue
         if vm.k.ppc_radix_unmap_at_gpa:
-            kvmppc_unmap_pte(vm, _slot_at(vm, below, at), below, at, at + 1)
+            kvmppc_unmap_pte(vm, _slot_at(vm, below, at), below, at)
         else:
             # The host's address is passed where a guest's is meant (fact sheet, L3):
             # the right translation stays, and the dirty bit is lost.
@@ -220,7 +219,7 @@ def _insert(
             if not spare[at - 1]:
                 return False, tuple(spare)
             slot = _slot_at(vm, table, index)
-            kvmppc_unmap_pte(vm, slot, table, index, index + 1)
+            kvmppc_unmap_pte(vm, slot, table, index)
             value = pmd_populate(arch.layout, at, spare[at - 1])
             spare[at - 1] = 0
             table.set(index, value)
@@ -341,12 +340,10 @@ def _handle_set_rc(vm: Vm, gfn: int, write: bool) -> bool:
     place = find_leaf(vm, gfn)
     if place is None:
         return False
-    value = place.table.get(place.index)
+    value = place.table.get(place.at)
     if write and not value & PAGE_WRITE:
         return False
-    place.table.set(
-        place.index, value | PAGE_ACCESSED | (PAGE_DIRTY if write else 0)
-    )
+    place.table.set(place.at, value | PAGE_ACCESSED | (PAGE_DIRTY if write else 0))
     return True
 
 

@@ -260,7 +260,7 @@ def make_radix_layout(page_size: int = 65536, *, remains: bool = False) -> Radix
     forgotten the page), ``remains``, ``table`` and ``none``.
 
     :param page_size: the host's base page in bytes.
-    :param remains: unmapping clears PRESENT and nothing else, as before v4.19 (fact
+    :param remains: unmapping clears PRESENT and nothing else, as before v4.18 (fact
         sheet ppc, 3.6); what it leaves is ``remains``, otherwise unknown.
     :raises FormatError: there are no such pages.
     """

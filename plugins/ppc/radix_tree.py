@@ -64,10 +64,10 @@ CHOICES = (remains,)
 
 
 class Place(NamedTuple):
-    """Where a leaf is: its table, index and level."""
+    """Where a leaf is: its table, its index there, and its level."""
 
     table: Table
-    index: int
+    at: int
     level: int
 
 

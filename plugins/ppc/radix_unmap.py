@@ -78,30 +78,53 @@ def _log_dirty(
             vm.k.ppc_radix_update_dirty_map.fn(vm, slot, gfn, pages)
 
 
-def kvmppc_unmap_pte(
+def _clear(
     vm: Vm, slot: Memslot | None, table: Table, first: int, stop: int
-) -> bool:
-    """Clear the leaves of a run, with a tlbie; return whether there was one.
+) -> tuple[int, int]:
+    """Clear the leaves of a run, still without tlbie.
 
-    Simplified: one tlbie for the run stands for one per leaf; all are under one hold
-    of mmu_lock.
+    :returns: first and end gfn of what the run covers; twice the same if it is empty.
+    """
+    pages = vm.arch.pages[table.level]
+    start, end = table.base + first * pages, table.base + stop * pages
+    count = table.count(PRESENT_LEAF, first, stop)
+    if not count:
+        return start, start
+    _log_dirty(vm, slot, table, first, stop)
+    clear = vm.k.ppc_radix_cleared
+    if clear == ALL and count == stop - first:
+        table.fill(0, first, stop)
+    else:
+        table.change(PRESENT_LEAF, first, stop, clear=clear)
+    return start, end
+
+
+def kvmppc_unmap_pte(vm: Vm, slot: Memslot | None, table: Table, index: int) -> None:
+    """Clear one leaf, if it is there, with a tlbie.
 
     :Kernel: kvmppc_unmap_pte(), and what kvm_unmap_radix() had in its place before.
     """
-    if not table.count(PRESENT_LEAF, first, stop):
-        return False
-    _log_dirty(vm, slot, table, first, stop)
-    table.change(PRESENT_LEAF, first, stop, clear=vm.k.ppc_radix_cleared)
-    pages = vm.arch.pages[table.level]
-    invalidate_tlbs(
-        vm, table.base + first * pages, table.base + stop * pages, LPID
-    )
-    return True
+    start, end = _clear(vm, slot, table, index, index + 1)
+    if start < end:
+        invalidate_tlbs(vm, start, end, LPID)
 
 
 def _unmap(vm: Vm, slot: Memslot, start: int, end: int) -> None:
-    for table, first, stop in leaf_runs(vm, start, end):
-        kvmppc_unmap_pte(vm, slot, table, first, stop)
+    """Clear the leaves of a range.
+
+    Simplified: one tlbie for neighbouring leaves stands for one per leaf; all are
+    under one hold of mmu_lock.
+    """
+    first = stop = -1
+    for run in leaf_runs(vm, start, end):
+        begin, after = _clear(vm, slot, *run)
+        if begin != stop:
+            if first < stop:
+                invalidate_tlbs(vm, first, stop, LPID)
+            first = begin
+        stop = after
+    if first < stop:
+        invalidate_tlbs(vm, first, stop, LPID)
 
 
 @op(name="kvm_unmap_radix")
