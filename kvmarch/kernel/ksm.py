@@ -119,26 +119,46 @@ async def replace_page(mm: Mm, vpn: int, expected: int, kpage: int) -> bool:
     return done
 
 
-async def _merge_with(mm: Mm, vpn: int, kpage: int) -> bool:
-    """Merge one page into a KSM page, or make it one if there is none yet.
+@op(name="get KSM page")
+def _get_ksm_page(mm: Mm, pfn: int) -> bool:
+    """Hold a page of the stable tree; return whether it is still one."""
+    page = mm.host.pages[pfn]
+    if page.kind != "ksm" or page.freed:
+        return False
+    mm.host.get(pfn)
+    return True
+
+
+async def _make_ksm_page(mm: Mm, vpn: int) -> int:
+    """Make a KSM page of the page at hand; return its pfn, held, or -1.
+
+    :Kernel: try_to_merge_one_page() without a KSM page to merge into.
+    """
+    pfn = await _get_page(mm, vpn)
+    if pfn < 0:
+        return -1
+    protected = await write_protect_page(mm, vpn, pfn)
+    if not protected:
+        await _put_page(mm, pfn)
+        return -1
+    await _becomes_ksm(mm, pfn)
+    return pfn
+
+
+async def _merge_into(mm: Mm, vpn: int, kpage: int) -> bool:
+    """Merge one page into a KSM page that the caller holds.
 
     :Kernel: try_to_merge_one_page().
     """
     pfn = await _get_page(mm, vpn)
-    if pfn < 0 or pfn == kpage:
-        if pfn >= 0:
-            await _put_page(mm, pfn)
-        return pfn == kpage
+    if pfn < 0:
+        return False
     merged = False
     protected = await write_protect_page(mm, vpn, pfn)
     if protected:
-        if kpage < 0:
-            await _becomes_ksm(mm, pfn)
-            merged = True
-        else:
-            same = await _same_content(mm, pfn, kpage)
-            if same:
-                merged = await replace_page(mm, vpn, protected, kpage)
+        same = await _same_content(mm, pfn, kpage)
+        if same:
+            merged = await replace_page(mm, vpn, protected, kpage)
     await _put_page(mm, pfn)
     return merged
 
@@ -189,14 +209,17 @@ async def ksm_scan(mm: Mm, start: int, end: int) -> int:
         for vpn in range(start >> mm.page_shift, end >> mm.page_shift):
             where, found = await _find_equal(mm, vpn, seen)
             if where == "stable":
-                done = await _merge_with(mm, vpn, found)
-                merged += done
-            elif where == "unstable":
-                done = await _merge_with(mm, vpn, -1)
-                if done:
-                    entry = await _read_pte(mm, vpn)
-                    done = await _merge_with(mm, found, entry >> PFN_SHIFT)
+                held = await _get_ksm_page(mm, found)
+                if held:
+                    done = await _merge_into(mm, vpn, found)
                     merged += done
+                    await _put_page(mm, found)
+            elif where == "unstable":
+                kpage = await _make_ksm_page(mm, vpn)
+                if kpage >= 0:
+                    done = await _merge_into(mm, found, kpage)
+                    merged += done
+                    await _put_page(mm, kpage)
                     if not done:
                         # break_cow(): a KSM page that only one PTE maps is undone.
                         await handle_mm_fault(mm, vpn, True)

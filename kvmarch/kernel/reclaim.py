@@ -83,8 +83,13 @@ def _to_migration_entry(mm: Mm, vpn: int) -> int:
 
 @op(name="is the page held?")
 def _is_held(mm: Mm, entry: int) -> bool:
+    """Return whether somebody else holds or maps the page.
+
+    Simplified: a page that is mapped more than once stays where it is; the kernel
+    would move all its mappings.
+    """
     page = mm.host.pages[entry >> PFN_SHIFT]
-    return page.refs != page.maps
+    return not page.refs == page.maps == 1
 
 
 @op(name="remove migration entry")

@@ -82,15 +82,17 @@ def decode_table(
 ) -> Table:
     """Return the fields of a value, at every level at which it is an entry.
 
-    :raises EntryError: the text is no 64-bit number.
+    :raises EntryError: the text is no number, or has more bits than any entry.
     """
     try:
         value = int(text, 0)
     except ValueError:
         raise EntryError(f"{text!r} is no number; wanted one such as 0x1234") from None
-    if not 0 <= value < 1 << 64:
-        raise EntryError(f"{text} has {value.bit_length()} bits; an entry has 64")
     k, options = _kernel(plugins, choose)
+    kinds = list(k.formats.fn(k, options))
+    width = max(kind.format.width for kind in kinds)
+    if not 0 <= value < 1 << width:
+        raise EntryError(f"{text} has {value.bit_length()} bits; an entry has {width}")
     table = Table(
         f"{value:#018x}: {_about(k, options)}",
         (
@@ -102,10 +104,11 @@ def decode_table(
             Column("meaning"),
         ),
     )
-    kinds = list(k.formats.fn(k, options))
     levels = sorted({kind.level for kind in kinds if level in {None, kind.level}})
     found: dict[tuple[str, tuple[tuple[str, int], ...]], list[int]] = {}
     for each in levels:
+        if value >> max(f.format.width for f in kinds if f.level == each):
+            continue
         name, fields = k.decode.fn(k, options, value, each)
         found.setdefault((name, tuple(fields.items())), []).append(each)
     for (name, fields), at in found.items():

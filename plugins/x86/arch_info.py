@@ -59,7 +59,10 @@ ARCH_INFO = ArchInfo(
         "kvm_intel.ept": ("paging", {"Y": "ept", "1": "ept"}),
         "kvm_intel.eptad": ("ad", {"Y": 1, "N": 0, "1": 1, "0": 0}),
         "kvm_intel.pml": ("pml", {"Y": 1, "N": 0, "1": 1, "0": 0}),
-        "kvm.nx_huge_pages": ("nx_huge_pages", {"Y": 1, "N": 0, "1": 1, "0": 0}),
+        "kvm.nx_huge_pages": (
+            "nx_huge_pages",
+            {"Y": 1, "N": 0, "1": 1, "0": 0, "force": 1, "off": 0},
+        ),
         "kvm.eager_page_split": (
             "eager_page_split",
             {"Y": 1, "N": 0, "1": 1, "0": 0},

@@ -74,7 +74,7 @@ async def start_logging(vm: Vm, slot: Memslot) -> None:
     if vm.initially_set:
         return
     if arch.is_tdp:
-        shared = rules.logs_shared
+        shared = arch.shares_log
         if rules.splits_eagerly and arch.eager_split:
             async with lock.read() if shared else lock.write(), vm.rcu.read():
                 await split_huge_pages(vm, slot.as_id, slot.base_gfn, slot.end_gfn)

@@ -23,8 +23,8 @@ x86_generation = Choice("x86_generation", "how MMIO entries hold the generation"
 
 _LAYOUTS = (
     ("4.11", "x86-access-tracking"),
+    ("4.11", "x86-mmio-generation-19"),
     ("5.10", "x86-spte-kinds"),
-    ("5.12", "x86-rwlock"),
     ("6.1", "x86-mmu-present-bit"),
     ("6.12", "x86-nonpresent-value"),
     ("6.13", "x86-software-ad"),
@@ -49,10 +49,17 @@ def _later(choice: Choice, rows: tuple[tuple[str, str], ...], *base: str) -> Non
 
 x86_layout.add("4.2")
 _later(x86_layout, _LAYOUTS)
+# With mmu_lock shared there are frozen entries; v5.12 has another value for them.
+_FROZEN = {"5.10": "5.12"}
+_later(
+    x86_layout,
+    tuple((_FROZEN.get(name, name), change) for name, change in _LAYOUTS),
+    "x86-rwlock",
+)
 x86_generation.add("3.16")
 x86_generation.add("4.2", "generation-twice")
-_later(x86_generation, _GENERATIONS)
-_later(x86_generation, _GENERATIONS, "generation-twice")
+_later(x86_generation, _GENERATIONS, "x86-access-tracking")
+_later(x86_generation, _GENERATIONS, "x86-access-tracking", "generation-twice")
 
 x86_place_generation = Choice(
     "x86_place_generation", "where an MMIO entry gets its generation"

@@ -97,7 +97,7 @@ async def zap_all_fast(vm: Vm) -> None:
         elif not rules.invalidates_roots:
             await tdp_zap_all(vm)
     if arch.is_tdp and rules.invalidates_roots:
-        await zap_invalidated_roots(vm, True)
+        await zap_invalidated_roots(vm, rules.uses_rcu)
 
 
 # -- a memslot is deleted or moved -------------------------------------------------
@@ -181,7 +181,7 @@ async def _stop_logging(vm: Vm, slot: Memslot) -> None:
     arch = vm.arch
     lock = vm.mmu_lock
     if arch.is_tdp:
-        shared = arch.rules.logs_shared
+        shared = arch.shares_log
         async with lock.read() if shared else lock.write(), vm.rcu.read():
             await vm.k.x86_collapse(vm, slot)
     else:

@@ -131,9 +131,13 @@ class X86Vm(Part):
         self.eager_split = eager_split
         self.slot_zap_all = slot_zap_all
         self.rules = rules or Rules(*(True for _ in Rules._fields))
+        self.shares_log = self.rules.logs_shared and self.rules.uses_rcu
+        """Dirty logging begins and ends with mmu_lock for read."""
         self.place_generation = place_generation
         self.read_generation = read_generation
         self.gfn_bits = LEVEL_BITS * level
+        self.frozen = layout.nonpresent if layout.frozen is None else layout.frozen
+        """What a removed entry holds: empty where there is no frozen value."""
         self.hardware = hardware_tests(layout)
         self.leaf = leaf_match(layout)
         self.writable_leaf = leaf_match(layout, layout.writable_mask)

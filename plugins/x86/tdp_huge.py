@@ -172,8 +172,7 @@ def _freeze(vm: Vm, table: Table, index: int, old: int, child: Table) -> bool:
     layout = vm.arch.layout
     if table.get(index) != old or is_frozen_spte(layout, old):
         return False
-    frozen = layout.nonpresent if layout.frozen is None else layout.frozen
-    table.set(index, frozen)
+    table.set(index, vm.arch.frozen)
     remove_table(vm, child, shared=True)
     vm.ledger.owe(child.base, child.base + ENTRIES)
     return True

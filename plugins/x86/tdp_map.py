@@ -331,7 +331,7 @@ def _freeze(vcpu: Vcpu, target: Target) -> bool:
     if table.get(index) != old:
         rcu_read_unlock(vm)
         return False
-    table.set(index, vm.arch.layout.frozen)
+    table.set(index, vm.arch.frozen)
     if vm.arch.rules.marks_when_dropped:
         mark_page(vm, old, "tdp_mmu_zap_spte_atomic")
     base = table.base + (index << LEVEL_BITS * (table.level - 1))

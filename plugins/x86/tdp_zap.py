@@ -121,7 +121,7 @@ def remove_table(vm: Vm, table: Table, *, shared: bool) -> None:
     """
     arch: X86Vm = vm.arch
     layout, leaf = arch.layout, arch.leaf
-    frozen = layout.nonpresent if layout.frozen is None else layout.frozen
+    frozen = arch.frozen
     if vm.world.traced:
         vm.world.note("kvm_mmu_prepare_zap_page", gfn=table.base, level=table.level)
     if table.level > 1:

@@ -12,7 +12,14 @@ from kvmarch.kernel.gup import (
     wp_page_copy,
 )
 from kvmarch.kernel.memslots import READONLY, gfn_to_memslot
-from kvmarch.kernel.mmap import exit_mmap, fork, mprotect, munmap, populate
+from kvmarch.kernel.mmap import (
+    exit_mmap,
+    fork,
+    madvise_dontneed,
+    mprotect,
+    munmap,
+    populate,
+)
 from kvmarch.kernel.reclaim import migrate, reclaim
 from kvmarch.machine.host import (
     DIRTY,
@@ -296,4 +303,32 @@ def test_copies_do_not_leak_pages(one):
 
     left = {p: (g.refs, g.maps) for p, g in one.host.pages.items() if not g.freed}
     assert left == {one.host.zero_pfn: (1, 0)}
+    assert one.lost == []
+
+
+@pytest.mark.parametrize("steps", range(24))
+@pytest.mark.parametrize("other", ["dontneed", "write", "protect"])
+def test_a_copy_is_given_up_if_the_entry_has_changed(one, other, steps):
+    one.do(fork(one.mm))
+    pages = len([page for page in one.host.pages.values() if not page.freed])
+    copying = one.actor("gup", get_user_page(one.mm, one.vpn(0), True))
+    for _ in range(steps):
+        copying.step()
+    paths = {
+        "dontneed": madvise_dontneed(one.mm, one.at(0), one.at(1)),
+        "write": handle_mm_fault(one.mm, one.vpn(0), True),
+        "protect": mprotect(one.mm, one.at(0), one.at(1), write=False),
+    }
+    changing = one.actor("other", paths.pop(other))
+    for path in paths.values():
+        path.close()
+
+    one.interleave(changing, copying)
+
+    pfn = copying.task.result
+    if pfn >= 0:
+        one.host.put(pfn)
+    left = [page for page in one.host.pages.values() if not page.freed]
+    assert len(left) <= pages + 1
+    assert all(page.refs == max(page.maps, 1) for page in left)
     assert one.lost == []

@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from kvmarch import plugins
+from kvmarch import kvm_flush_remote_tlbs, plugins
 from kvmarch.kernel.boot import boot
 from kvmarch.kernel.memory_region import Region, set_memory_region
 from kvmarch.kernel.mmap import populate
@@ -62,8 +62,6 @@ class Machine:
         """Call a plain function with mmu_lock held, then pay what it owes."""
 
         async def path():
-            from kvmarch import kvm_flush_remote_tlbs
-
             async with self.vm.mmu_lock.write():
                 result = await Step(_Call(function, named), args)
                 if self.vm.ledger.owed:
