@@ -3,7 +3,7 @@
 Models mm/huge_memory.c; the notification is that of generic facts 2.14.
 """
 
-__all__ = ["split_huge", "split_pmd"]
+__all__ = ["split_huge", "split_partial", "split_pmd"]
 
 from kvmarch.kernel.mmu_notifier import (
     mmu_notifier_invalidate_range_end,
@@ -41,3 +41,29 @@ async def split_huge(mm: Mm, hva: int) -> bool:
         done = await _split(mm, first)
     await mmu_notifier_invalidate_range_end(mm, start, end)
     return done
+
+
+@op(name="huge mappings met in part")
+def _met_in_part(mm: Mm, start: int, end: int) -> tuple[int, ...]:
+    shift = mm.page_shift
+    return tuple(
+        vpn << shift
+        for vpn, _entry, pages in mm.mapped(start, end)
+        if pages > 1 and not (start <= vpn << shift and vpn + pages << shift <= end)
+    )
+
+
+async def split_partial(mm: Mm, start: int, end: int) -> None:
+    """Split the huge mappings that a range of hvas meets only in part.
+
+    Each with a bracket of its own around the whole huge page, inside the bracket of
+    whoever changes the range: KVM may have mapped the huge page.
+
+    :Kernel: the calls of __split_huge_pmd() in zap_pmd_range(), change_pmd_range(),
+        move_page_tables().
+    """
+    if not mm.pmds:
+        return
+    met = await _met_in_part(mm, start, end)
+    for hva in met:
+        await split_huge(mm, hva)

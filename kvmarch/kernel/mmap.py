@@ -18,7 +18,7 @@ __all__ = [
 from typing import Any
 
 from kvmarch.kernel.gup import get_user_page, huge_range_fits, map_huge
-from kvmarch.kernel.huge_memory import split_pmd
+from kvmarch.kernel.huge_memory import split_partial, split_pmd
 from kvmarch.kernel.mmu_notifier import (
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
@@ -42,7 +42,7 @@ from kvmarch.machine.steps import op
 def zap_ptes(mm: Mm, start: int, end: int) -> tuple[int, ...]:
     """Clear the host PTEs of a range; return the pages that they held.
 
-    A huge entry that is only met in part is split first.
+    A huge entry is met as a whole here, see split_partial().
     """
     host = mm.host
     freed: list[int] = []
@@ -75,6 +75,7 @@ async def _zap(mm: Mm, start: int, end: int) -> None:
         tlb_finish_mmu(), which frees the last batch.
     """
     await mmu_notifier_invalidate_range_start(mm, start, end)
+    await split_partial(mm, start, end)
     async with mm.ptl.write():
         pfns = await zap_ptes(mm, start, end)
     await mmu_notifier_invalidate_range_end(mm, start, end)
@@ -108,6 +109,7 @@ async def oom_reap(mm: Mm, start: int, end: int) -> bool:
     async with mm.mmap_lock.read():
         agreed = await mmu_notifier_invalidate_range_start_nonblock(mm, start, end)
         if agreed:
+            await split_partial(mm, start, end)
             async with mm.ptl.write():
                 pfns = await zap_ptes(mm, start, end)
             await mmu_notifier_invalidate_range_end(mm, start, end)
@@ -130,13 +132,6 @@ def _first_mapped(mm: Mm, start: int, end: int) -> int:
 
 @op(name="change PTE permissions")
 def _protect_ptes(mm: Mm, start: int, end: int, write: bool, executable: bool) -> None:
-    for vpn, _entry, pages in list(mm.mapped(start, end)):
-        if pages > 1:
-            inside = (
-                start <= vpn << mm.page_shift and vpn + pages << mm.page_shift <= end
-            )
-            if not inside:
-                split_pmd(mm, vpn)
     for vpn, entry, pages in list(mm.mapped(start, end)):
         # A page only becomes writable by the next write fault.
         new = entry if write else entry & ~WRITE
@@ -156,6 +151,7 @@ async def mprotect(
         first = await _first_mapped(mm, start, end)
         if first < end:
             await mmu_notifier_invalidate_range_start(mm, first, end)
+            await split_partial(mm, first, end)
             async with mm.ptl.write():
                 await _protect_ptes(mm, start, end, write, executable)
             await mmu_notifier_invalidate_range_end(mm, first, end)
@@ -187,6 +183,7 @@ async def mremap(mm: Mm, start: int, end: int, to: int) -> None:
     async with mm.mmap_lock.write():
         await _move_vma(mm, start, end, to)
         await mmu_notifier_invalidate_range_start(mm, start, end)
+        await split_partial(mm, start, end)
         async with mm.ptl.write():
             await _move_ptes(mm, start, end, to)
         await mmu_notifier_invalidate_range_end(mm, start, end)

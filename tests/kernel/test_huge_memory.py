@@ -1,0 +1,60 @@
+"""Huge host mappings that are split because something meets them in part."""
+
+import pytest
+
+from kvmarch.kernel.mmap import (
+    madvise_dontneed,
+    mprotect,
+    mremap,
+    munmap,
+    oom_reap,
+    populate,
+)
+from kvmarch.machine.host import Vma
+
+HUGE = 512
+
+
+@pytest.fixture
+def huge(bench):
+    """A machine whose memory is one huge page and 16 small ones after it."""
+    one = bench(pages=0)
+    one.pages = HUGE + 16
+    one.mm.add_vma(Vma(one.at(0), one.at(one.pages), huge=True))
+    populate(one.mm, one.at(0), one.at(one.pages), huge=True)
+    one.slot()
+    return one
+
+
+def brackets(one):
+    shift = one.mm.page_shift
+    return [
+        (data["start"] - one.hva >> shift, data["end"] - one.hva >> shift)
+        for data in one.named("kvm_unmap_hva_range")
+    ]
+
+
+CHANGES = [
+    pytest.param(lambda one, a, b: madvise_dontneed(one.mm, a, b), id="dontneed"),
+    pytest.param(lambda one, a, b: munmap(one.mm, a, b), id="munmap"),
+    pytest.param(lambda one, a, b: oom_reap(one.mm, a, b), id="oom"),
+    pytest.param(lambda one, a, b: mprotect(one.mm, a, b, write=False), id="mprotect"),
+    pytest.param(lambda one, a, b: mremap(one.mm, a, b, 1 << 40), id="mremap"),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_whole_huge_page_gets_a_bracket_of_its_own(huge, change):
+    huge.do(change(huge, huge.at(1), huge.at(2)))
+
+    assert brackets(huge) == [(1, 2), (0, HUGE)]
+    assert not huge.mm.pmds
+    assert huge.lost == []
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_huge_page_that_is_met_as_a_whole_is_not_split(huge, change):
+    huge.do(change(huge, huge.at(0), huge.at(HUGE)))
+
+    assert brackets(huge) == [(0, HUGE)]
+    assert huge.lost == []
