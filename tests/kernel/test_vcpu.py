@@ -352,3 +352,19 @@ def test_a_vcpu_that_reads_tables_for_ever_is_an_error(one):
 
     with pytest.raises(ModelError, match="stuck at make request"):
         one.do(kvm_make_all_cpus_request(one.vm, "tlb_flush"))
+
+
+# -- faults that have to wait for others --------------------------------------------
+
+
+def test_a_vcpu_lets_an_invalidation_finish_first(one):
+    zapper = one.actor("zapper", munmap(one.mm, one.at(1), one.at(2)))
+    zapper.past("mmu_invalidate_in_progress++").to("clear PTEs")
+
+    fault = one.actor("vcpu0", guest_access(one.vcpu, 2, "read"))
+    waits = fault.waits()
+    zapper.end()
+
+    assert waits == "refault while others are at it"
+    assert fault.end() == "done"
+    assert sum(one.vcpu.exits.values()) < FAULT_BOUND // 10
