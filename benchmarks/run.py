@@ -117,8 +117,11 @@ def tables(plugins: Plugins) -> None:
         release = find_release("v6.1")
         options = arch.info.settle(release, {"page_size": "4096"})
         for order in (16, 18, 20, 22):
-            measure(name, boot(link(arch, release), options, dense=True, traced=False),
-                    1 << order)
+            measure(
+                name,
+                boot(link(arch, release), options, dense=True, traced=False),
+                1 << order,
+            )
 
 
 def measure(name: str, machine: Machine, pages: int) -> None:
@@ -138,7 +141,9 @@ def measure(name: str, machine: Machine, pages: int) -> None:
 
     fault_us = timed(fault) / pages * 1e6
     live = vm.tables.live.values()
-    bytes_per_page = sum(sys.getsizeof(t) + sys.getsizeof(t.cells) for t in live) / pages
+    bytes_per_page = (
+        sum(sys.getsizeof(t) + sys.getsizeof(t.cells) for t in live) / pages
+    )
     slot = vm.memslots[0].slots[0]
 
     async def under_lock(operation: Any) -> None:

@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from kvmarch.kernel.vm import Vcpu, Vm
     from kvmarch.machine.steps import Path
     from kvmarch.machine.tlb import Flush, Translation
-    from kvmarch.scenarios.properties import Property
 
 __all__ = ["API_VERSION", "OPTIONAL", "PATHS", "TIERS", "hookimpl", "hookspec"]
 
@@ -397,13 +396,8 @@ def kvmarch_destroy_vm(vm: Vm) -> Path[None]:
 
 
 # -------------------------------------------------------------------------
-# Checking, and the front
+# The front
 # -------------------------------------------------------------------------
-
-
-@hookspec
-def kvmarch_properties() -> Sequence[Property]:
-    """Return properties that are checked on this architecture besides the core's."""
 
 
 @hookspec
@@ -417,7 +411,6 @@ OPTIONAL = frozenset(
         "kvmarch_choices",
         "kvmarch_handle_request",
         "kvmarch_memslots_updated",
-        "kvmarch_properties",
         "kvmarch_scenarios",
         "kvmarch_sync_dirty_log",
         "kvmarch_vcpu_create",

@@ -382,6 +382,11 @@ def _set_active(gpc: Gpc, active: int) -> None:
     gpc.active = active
 
 
+gpc_takes_hva = Choice("gpc_takes_hva", "whether a cache may be of a host address")
+gpc_takes_hva.add(False)
+gpc_takes_hva.add(True, "gpc", "gpc-hva")
+
+
 async def gpc_activate(gpc: Gpc, gpa: int = -1, uhva: int = -1) -> int:
     """Make a cache usable for a gpa, or from v6.9 for a host address.
 
@@ -391,6 +396,8 @@ async def gpc_activate(gpc: Gpc, gpa: int = -1, uhva: int = -1) -> int:
     :returns: 0 or an errno.
     """
     vm = gpc.vm
+    if gpa < 0 and not vm.k.gpc_takes_hva:
+        return EINVAL
     async with vm.gpc_lock.write():
         await _link(gpc)
     async with gpc.lock.write():
@@ -435,9 +442,17 @@ def _mark_dirty(gpc: Gpc) -> None:
         gpc.vm.mark_page_dirty(gpc.memslot, gpc.gpa >> gpc.vm.page_shift)
 
 
+@op(name="does it end in the page?")
+def _fits(gpc: Gpc, length: int) -> bool:
+    address = gpc.gpa if gpc.gpa >= 0 else gpc.uhva
+    page = 1 << gpc.vm.page_shift
+    return address % page + length <= page
+
+
 async def gpc_write(gpc: Gpc, length: int = 8) -> int:
     """Write through a cache, refreshing it first if it must be.
 
+    :param length: bytes; EINVAL if they do not end in the page.
     :returns: 0 or an errno.
     """
     vm = gpc.vm
@@ -446,6 +461,9 @@ async def gpc_write(gpc: Gpc, length: int = 8) -> int:
         usable = await gpc_check(gpc, length)
         while not usable:
             await gpc.lock.drop_read()
+            fits = await _fits(gpc, length)
+            if not fits:
+                return EINVAL
             errno = await vm.k.gpc_refresh(gpc, gpc.gpa, gpc.uhva)
             if errno:
                 return int(errno)
@@ -464,4 +482,5 @@ CHOICES: tuple[Choice, ...] = (
     gpc_fixes_offset,
     gpc_pins_page,
     gpc_retry,
+    gpc_takes_hva,
 )

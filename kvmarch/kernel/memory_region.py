@@ -74,13 +74,6 @@ def check_region(vm: Vm, region: Region) -> int:
     return EINVAL if refused else 0
 
 
-page_limit_first = Choice(
-    "page_limit_first", "whether too many pages are refused before a deletion"
-)
-page_limit_first.add(False)
-page_limit_first.add(True, "memslots-32767")
-
-
 def _overlaps(memslots: Memslots, start: int, end: int, but: Memslot | None) -> bool:
     return any(
         slot.base_gfn < end and start < slot.end_gfn
@@ -100,8 +93,6 @@ def plan_change(vm: Vm, region: Region) -> tuple[str, int, Memslot | None, Any]:
     old = memslots.by_id(slot_id)
     npages = region.memory_size >> vm.page_shift
     base_gfn = region.guest_phys_addr >> vm.page_shift
-    if vm.k.page_limit_first and npages > MAX_PAGES:
-        return "", EINVAL, old, None
     if not npages:
         return ("delete", 0, old, None) if old else ("", EINVAL, None, None)
     if npages > MAX_PAGES:
@@ -413,7 +404,6 @@ async def set_memory_region(vm: Vm, region: Region) -> int:
 CHOICES = (
     user_mem_slots,
     slot_numbers,
-    page_limit_first,
     first_generation,
     update_generation,
     final_generation,

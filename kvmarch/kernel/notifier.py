@@ -388,7 +388,17 @@ async def clear_flush_young(vm: Vm, start: int, end: int) -> bool:
     return bool(young)
 
 
-async def clear_young(vm: Vm, start: int, end: int) -> bool:
+clear_young = Choice("clear_young", "the clear_young callback")
+
+
+@clear_young.when()
+async def _no_clear_young(vm: Vm, start: int, end: int) -> bool:
+    """Know nothing of idle page tracking (to v4.2)."""
+    return False
+
+
+@clear_young.when("notifier-clear-young")
+async def _clear_young(vm: Vm, start: int, end: int) -> bool:
     """Age a range of hvas; a flush is not worth it.
 
     :Kernel: kvm_mmu_notifier_clear_young().
@@ -424,7 +434,6 @@ async def notifier_release(vm: Vm) -> None:
 
 FIXED = {
     "clear_flush_young": clear_flush_young,
-    "clear_young": clear_young,
     "test_young": test_young,
     "notifier_release": notifier_release,
 }
@@ -436,5 +445,6 @@ CHOICES = (
     invalidate_range_end,
     change_pte,
     aging_walk,
+    clear_young,
     flush_if_young,
 )

@@ -30,6 +30,13 @@ CHANGES: tuple[Change, ...] = (
         source="generic 3",
     ),
     Change(
+        "notifier-clear-young",
+        "Add the clear_young callback, for idle page tracking",
+        (4, 3),
+        "1d7715c676a1",
+        source="release and commit from memory; generic 2.14 has it without a release",
+    ),
+    Change(
         "generation-per-as",
         "Count generations of each address space apart",
         (4, 12),

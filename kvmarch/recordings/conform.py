@@ -391,7 +391,11 @@ class _Comparison:
                 )
             model = model[: len(real)]
         given_up = len(real) - len(model)
-        if model and given_up > 0 and real[given_up:] == model:
+        merges = any(
+            event.name == "step" and event.data["text"].startswith("ksm_merge")
+            for event in self.model(stage)
+        )
+        if merges and given_up > 0 and real[given_up:] == model:
             tried = set(model)
             if all(event in tried for event in real[:given_up]):
                 # Whether somebody holds a page while KSM tries is the host's choice;

@@ -12,6 +12,7 @@ from kvmarch.scenarios.columns import Seen
 from kvmarch.scenarios.compare import Choose
 from kvmarch.scenarios.file import Scenario
 from kvmarch.scenarios.play import play
+from kvmarch.scenarios.properties import ALWAYS_ON
 
 
 def run_table(
@@ -68,6 +69,12 @@ def _close(table: Table, played: Any, names: list[str]) -> None:
         table.notes.append(
             f"LOST {violation.property} ({violation.task}): {violation.sentence}"
         )
+    lost = {violation.property for violation in played.violations}
+    table.notes.extend(
+        f"{known.id}: {known.sentence} ({known.source})"
+        for known in ALWAYS_ON
+        if known.id in lost
+    )
     if not played.violations:
         table.notes.append("no property was lost")
     if played.violations:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvmarch import (
     BLOCKED,
+    LOG_DIRTY_PAGES,
     Choice,
     FaultIn,
     Memslot,
@@ -87,12 +88,10 @@ def adjust_size(vm: Vm, slot: Memslot, gfn: int, pfn: int) -> tuple[int, int, in
     """
     # Simplified: releases before v5.15 (6011cf68c885) ask the struct page instead
     # of the page table; both say the same while no invalidation is in progress.
-    mmu: Mmu = vm.arch
-    pages = mmu.pmd_pages
-    if _block_fits(vm, slot, gfn, pages):
-        _pte, mapped = host_mapping.fn(vm, slot, gfn)
-        if mapped >= pages:
-            return gfn & -pages, pages, pfn & -pages
+    pages: int = vm.arch.pmd_pages
+    _pte, mapped = host_mapping.fn(vm, slot, gfn)
+    if mapped >= pages and _block_fits(vm, slot, gfn, pages):
+        return gfn & -pages, pages, pfn & -pages
     return gfn, 1, pfn
 
 
@@ -113,22 +112,22 @@ def plan_leaf(
 
     No pages means that the leaf stays as large as it is and only gets permissions.
     """
-    vm = vcpu.vm
-    mmu: Mmu = vm.arch
+    mmu: Mmu = vcpu.vm.arch
     start, pages, pfn = gfn, 1, found.pfn
-    granule = 1
+    logging = slot.flags & LOG_DIRTY_PAGES
+    granule = 0
     if why == "permission":
         granule = 1 << mmu.shifts[vcpu.arch.fault_level]
-    if not slot.logs_dirty:
+    if not logging:
         # A block that lacks a permission stays, whatever the host's mapping is.
         if granule > 1:
             pages = granule
         else:
-            start, pages, pfn = adjust_size(vm, slot, gfn, pfn)
-    if why == "permission" and pages == granule:
+            start, pages, pfn = adjust_size(vcpu.vm, slot, gfn, pfn)
+    if pages == granule:
         pages = 0
     executable = access == "exec" or mmu.layout.dic
-    writable = is_writable(slot, access, found)
+    writable = found.writable and (access == "write" or not logging)
     return start, pages, pfn, mmu.attrs[writable | executable << 1]
 
 

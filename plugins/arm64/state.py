@@ -62,7 +62,12 @@ _FLAGS = (
     _flag("arm64_xn_default", "whether memory starts as XN", "arm64-xn-default"),
     _flag("arm64_decodes_exec", "whether PX and UX are decoded", "arm64-typed-invalid"),
     _flag("arm64_has_xnx", "whether FEAT_XNX is used", PGTABLE, "arm64-xnx"),
-    _flag("arm64_has_tlbirange", "whether FEAT_TLBIRANGE is used", "arm64-range-tlbi"),
+    _flag(
+        "arm64_has_tlbirange",
+        "whether FEAT_TLBIRANGE is used",
+        PGTABLE,
+        "arm64-range-tlbi",
+    ),
 )
 
 tables_of_release = Choice("arm64_geometry", "who decides how many levels there are")

@@ -47,19 +47,22 @@ def stage2_walk(
         return None
     tables = vm.tables
     live = tables.live
-    shifts, mask, layout = mmu.shifts, mmu.index_mask, mmu.layout
+    shifts, layout = mmu.shifts, mmu.layout
     level = mmu.start_level
-    table = live.get(pa) or tables.at(pa)
     # The pages of a concatenated root are one table, so its index has no mask.
-    index = gfn >> shifts[level]
+    mask = -1
     while True:
-        entry = table.get(index)
-        if entry & _TABLE != _TABLE or level >= target:
-            return table, index, level, entry
-        pa = kvm_pte_to_phys(layout, entry)
         table = live.get(pa) or tables.at(pa)
-        level += 1
         index = gfn >> shifts[level] & mask
+        entry = table.get(index)
+        if level >= target or entry & _TABLE != _TABLE:
+            return table, index, level, entry
+        # kvm_pte_follow(), written out because every access of a guest comes here.
+        pa = entry & layout.addr_mask
+        if layout.addr_high_mask:
+            pa |= entry << layout.addr_high_shift & layout.addr_high_mask
+        mask = mmu.index_mask
+        level += 1
 
 
 def leaf_of(vm: Vm, gfn: int) -> tuple[Entries, int, int, int] | None:

@@ -20,7 +20,7 @@ from kvmarch.kernel.mmu_notifier import (
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
 )
-from kvmarch.kernel.notifier import clear_young
+from kvmarch.kernel.notifier import clear_flush_young
 from kvmarch.kernel.notifier import test_young as ask_young
 from kvmarch.kernel.reclaim import migrate, reclaim
 from kvmarch.kernel.vcpu import enter_guest, guest_access, run_guest
@@ -102,17 +102,14 @@ def test_what_is_unmapped_does_not_translate(one):
         one.access(gfn, "write")
     one.do(munmap(one.mm, one.at(1), one.at(3)))
 
-    assert [translate(one, gfn) is not None for gfn in range(4)] == [
-        True,
-        False,
-        False,
-        True,
-    ]
-    assert [one.access(gfn) for gfn in range(4)] == ["done", "error", "error", "done"]
+    # More may go than what was asked for, never less.
+    assert [translate(one, gfn) for gfn in (1, 2)] == [None, None]
+    assert "done" not in {one.access(gfn) for gfn in (1, 2)}
+    assert [one.access(gfn) for gfn in (0, 3)] == ["done", "done"]
     assert one.lost == []
 
 
-def test_a_flush_is_made_exactly_when_a_mapping_goes(one):
+def test_a_flush_is_made_exactly_when_a_mapping_goes(case, one):
     one.access(3, "write")
     span = one.at(3), one.at(4)
 
@@ -121,7 +118,8 @@ def test_a_flush_is_made_exactly_when_a_mapping_goes(one):
     again = flushes(one, mmu_notifier_invalidate_range_start(one.mm, *span))
     one.do(mmu_notifier_invalidate_range_end(one.mm, *span))
 
-    assert (mapped, again) == (True, False)
+    assert mapped
+    assert again is not case.keeps("flushes-only-what-goes")
     assert one.lost == []
 
 
@@ -131,12 +129,14 @@ def test_no_vcpu_reaches_a_page_after_it_went(case, bench_class):
     one.slot()
     for vcpu in one.vm.vcpus:
         one.do(guest_access(vcpu, 3, "write"), vcpu.name)
+    old = one.pfn(3)
 
     one.do(madvise_dontneed(one.mm, one.at(3), one.at(4)))
     for vcpu in one.vm.vcpus:
-        one.do(guest_access(vcpu, 3, "read"), vcpu.name)
+        assert one.do(guest_access(vcpu, 3, "read"), vcpu.name) == "done"
 
-    assert one.pfn(3) == one.host.zero_pfn
+    assert one.host.pages[old].freed
+    assert one.pfn(3) not in {0, old}
     assert one.lost == []
 
 
@@ -144,8 +144,8 @@ def test_aging_twice_finds_it_old(one):
     one.access(3)
     span = one.at(3), one.at(4)
 
-    first = one.do(clear_young(one.vm, *span))
-    second = one.do(clear_young(one.vm, *span))
+    first = one.do(clear_flush_young(one.vm, *span))
+    second = one.do(clear_flush_young(one.vm, *span))
     asked = one.do(ask_young(one.vm, *span))
 
     assert first in {True, False}
@@ -169,11 +169,11 @@ def test_asking_changes_nothing(one):
 def test_what_was_never_used_is_not_young(one):
     span = one.at(3), one.at(4)
 
-    assert one.do(clear_young(one.vm, *span)) is False
+    assert one.do(clear_flush_young(one.vm, *span)) is False
     assert one.do(ask_young(one.vm, *span)) is False
 
 
-def test_writes_are_logged_and_logged_again(one):
+def test_writes_are_logged_and_logged_again(case, one):
     one.access(2, "write")
     one.access(5, "write")
     one.slot(flags=LOG_DIRTY_PAGES)
@@ -184,21 +184,25 @@ def test_writes_are_logged_and_logged_again(one):
             assert one.access(gfn, "write") == "done"
         one.access(7)
         errno, bits = one.do(get_dirty_log(one.vm, 0))
-        logs.append((errno, bits))
+        logs.append((errno, bits & 0b100100))
 
-    # An architecture may report a page too much, never one too few.
-    assert [errno for errno, _ in logs] == [0] * 4
-    assert [bits & 0b100100 for _, bits in logs[1:]] == [0b100, 0b100100, 0]
+    if case.keeps("logs-writes"):
+        assert logs[1:] == [(0, 0b100), (0, 0b100100), (0, 0)]
+    else:
+        assert all(errno for errno, _bits in logs)
     assert one.lost == []
 
 
-def test_a_page_that_is_not_written_is_logged_at_most_once(one):
+def test_a_page_that_is_not_written_is_logged_at_most_once(case, one):
     one.slot(flags=LOG_DIRTY_PAGES)
     one.access(7)
     one.do(get_dirty_log(one.vm, 0))
     one.access(7)
 
-    assert one.do(get_dirty_log(one.vm, 0)) == (0, 0)
+    errno, bits = one.do(get_dirty_log(one.vm, 0))
+
+    assert bool(errno) is not case.keeps("logs-writes")
+    assert bool(bits) is not case.keeps("logs-only-writes")
 
 
 def test_logging_is_switched_off(one):
@@ -211,36 +215,36 @@ def test_logging_is_switched_off(one):
     assert one.lost == []
 
 
-def test_a_deleted_slot_leaves_no_entry(one):
+def test_a_deleted_slot_leaves_no_entry(case, one):
     for gfn in range(4):
         one.access(gfn, "write")
     one.do(set_memory_region(one.vm, Region(0, 0, 0, 0, 0)))
 
-    assert not any(maps(one, gfn) for gfn in range(4))
-    assert [translate(one, gfn) for gfn in range(4)] == [None] * 4
-    assert one.access(0) == "mmio"
-    assert one.lost == []
+    keeps = case.keeps("zaps-deleted-slots")
+    assert [maps(one, gfn) for gfn in range(4)] == [not keeps] * 4
+    assert [translate(one, gfn) is None for gfn in range(4)] == [keeps] * 4
+    assert one.access(0) == ("mmio" if keeps else "done")
+    assert one.lost == ([] if keeps else ["no-slot"])
 
 
-def test_a_moved_slot_is_found_at_its_new_place(one):
+def test_a_moved_slot_is_found_at_its_new_place(case, one):
     one.access(1, "write")
-    one.do(
-        set_memory_region(one.vm, Region(0, 0, 64 * one.page, 16 * one.page, one.hva))
-    )
+    one.slot(gfn=64)
 
-    assert one.access(1) == "mmio"
     assert one.access(65, "write") == "done"
-    assert one.lost == []
+    if case.keeps("zaps-deleted-slots"):
+        assert one.access(1) == "mmio"
+        assert one.lost == []
 
 
-def test_a_new_slot_is_seen_where_there_was_mmio(one):
+def test_a_new_slot_is_seen_where_there_was_mmio(case, one):
     before = [one.access(65) for _ in range(2)]
     one.slot(slot=1, gfn=64)
 
+    keeps = case.keeps("forgets-mmio")
     assert before == ["mmio", "mmio"]
-    assert one.access(65) == "done"
-    assert one.access(65, "write") == "done"
-    assert one.lost == []
+    assert one.access(65) == ("done" if keeps else "mmio")
+    assert one.lost == ([] if keeps else ["stale-mmio"])
 
 
 @pytest.mark.parametrize("access", ["read", "write"])
@@ -288,9 +292,8 @@ def test_what_the_host_forbids_the_guest_cannot_write(one):
     one.access(1, "write")
     one.do(mprotect(one.mm, one.at(1), one.at(2), write=False))
 
-    assert one.access(1) == "done"
     assert translate(one, 1, "write") is None
-    assert one.access(1, "write") == "error"
+    assert one.access(1, "write") != "done"
     assert one.lost == []
 
 
@@ -311,7 +314,7 @@ def test_destruction_leaves_no_table(one, process_first):
 
 
 @pytest.mark.parametrize("turn", [1, 3, 7])
-def test_a_guest_and_the_host_at_once(one, turn):
+def test_a_guest_and_the_host_at_once(case, one, turn):
     one.do(touch_pages(one.mm, one.hva, (7, 7)))
     accesses = tuple(
         (how, gfn) for gfn in (0, 1, 2) for how in ("read", "write", "read")
@@ -323,8 +326,9 @@ def test_a_guest_and_the_host_at_once(one, turn):
 
     one.interleave(guest, merging, zapping, moving, turn=turn)
 
+    keeps = case.keeps("maps-nothing-before-end")
     assert guest.task.result == "hlt"
-    assert one.lost == []
+    assert set(one.lost) <= (set() if keeps else {"touched-after-start"})
 
 
 @pytest.mark.parametrize("turn", [1, 4])

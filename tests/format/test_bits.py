@@ -50,6 +50,14 @@ class Split(EntryFormat):
     mark = Field(11)
 
 
+class Huge(EntryFormat):
+    """A page of 2 MiB: its frame number is a multiple of 512."""
+
+    access = Field(7, 6, enum=Access)
+    pfn = Field(47, 21, shift=9)
+    kind = Field(63, 60, enum=IntEnum("Kind", {"RAM": 1, "MMIO": 4}))
+
+
 class Word(EntryFormat):
     """An entry of 32 bits."""
 
@@ -86,6 +94,8 @@ class Word(EntryFormat):
             0x1230000000000230,
             id="generation-0x12346",
         ),
+        pytest.param(Huge, {"pfn": 0x200, "kind": 1}, 1 << 60 | 1 << 21, id="shifted"),
+        pytest.param(Huge, {"kind": 4, "access": 0}, 4 << 60, id="named"),
         pytest.param(Word, {"pfn": 0x3FFFFFF, "valid": 1}, 0xFFFFFFC1, id="32-bits"),
     ],
 )
@@ -158,6 +168,18 @@ def test_every_bit_is_known_or_refused(bit):
         ),
         pytest.param(Block, {"xn": 1}, r"Block has no field xn", id="dropped"),
         pytest.param(
+            Huge, {"pfn": 0x201}, r"pfn: 0x201 is no multiple of 0x200", id="not-stored"
+        ),
+        pytest.param(
+            Huge, {"pfn": 1 << 36}, r"pfn: .* does not fit into 27 bits", id="shifted"
+        ),
+        pytest.param(
+            Huge,
+            {"kind": 2},
+            r"Huge.kind: 0x2 has no name; there is RAM\(0x1\), MMIO\(0x4\)",
+            id="unnamed",
+        ),
+        pytest.param(
             Split,
             {"generation": 1 << 19},
             r"generation: 0x80000 does not fit into 19 bits",
@@ -180,6 +202,9 @@ def test_pack_refuses(kind, fields, message):
         pytest.param(Page, 2 | 0b11 << 48, r"bit 48, 49", id="stray-bits"),
         pytest.param(Page, 1, r"Page.kind is always 0x1", id="other-kind"),
         pytest.param(Block, 1 << 54, r"does not know bit 54", id="dropped-field"),
+        pytest.param(
+            Huge, 2 << 60, r"Huge.kind is 0x2; there is RAM\(0x1\), MMIO", id="unnamed"
+        ),
     ],
 )
 def test_unpack_refuses(kind, entry, message):
@@ -280,6 +305,14 @@ def test_show_prints_a_value_without_a_name_as_a_number():
     field = Field(7, 4, enum=Access)
 
     assert field.show(9) == "0x9"
+
+
+def test_a_shifted_field_speaks_the_number():
+    entry = Huge.pfn.set(Huge.pack(kind=1), 0x12200)
+
+    assert Huge.pfn.get(entry) == 0x12200
+    assert Huge.unpack(entry)["pfn"] == 0x12200
+    assert Huge.show(entry) == "kind=RAM(0x1) pfn=0x12200"
 
 
 def test_rows_print_doc_and_fixed_value():

@@ -3,9 +3,9 @@
 import pytest
 
 from kvmarch.kernel.notifier import (
+    _clear_young,
     age_without_lock,
     clear_flush_young,
-    clear_young,
 )
 from kvmarch.kernel.notifier import test_young as ask_young
 from kvmarch.machine.steps import op
@@ -37,7 +37,7 @@ def counts(one):
         pytest.param((7, 2), True, 1, id="v7.2-with-lock"),
     ],
 )
-@pytest.mark.parametrize("callback", [clear_flush_young, clear_young, ask_young])
+@pytest.mark.parametrize("callback", [clear_flush_young, _clear_young, ask_young])
 def test_aging_locks(bench, release, with_slot, locks, callback):
     one = bench(release)
     if with_slot:
@@ -68,7 +68,7 @@ def test_aging_without_the_lock(bench):
     ("callback", "old_after", "flushes"),
     [
         pytest.param(clear_flush_young, True, True, id="clear_flush_young"),
-        pytest.param(clear_young, True, False, id="clear_young"),
+        pytest.param(_clear_young, True, False, id="clear_young"),
         pytest.param(ask_young, False, False, id="test_young"),
     ],
 )
@@ -109,5 +109,5 @@ def test_aging_asks_every_slot(bench):
     one.slot(slot=0)
     one.slot(slot=1, gfn=0x100)
 
-    assert one.do(clear_young(one.vm, *hvas(0, 1))) is True
+    assert one.do(_clear_young(one.vm, *hvas(0, 1))) is True
     assert asked == [0, 1]

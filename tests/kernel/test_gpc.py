@@ -377,3 +377,21 @@ def test_a_cache_of_a_host_address(cached, in_slot, lost):
 
     assert one.lost == lost
     assert bool(one.gpc.valid) is not in_slot
+
+
+def test_a_write_beyond_the_page_is_refused(bench):
+    one = bench((6, 12))
+    one.slot()
+    gpc = Gpc(one.vm)
+    one.do(gpc_activate(gpc, 0x1FFC))
+
+    assert one.do(write(gpc, 8)) == EINVAL
+    assert one.lost == []
+
+
+@pytest.mark.parametrize(("release", "errno"), [((6, 8), EINVAL), ((6, 9), 0)])
+def test_a_cache_of_a_host_address_comes_with_v6_9(bench, release, errno):
+    one = bench(release)
+    one.slot()
+
+    assert one.do(gpc_activate(Gpc(one.vm), uhva=one.at(0))) == errno

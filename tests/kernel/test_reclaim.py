@@ -201,6 +201,8 @@ def test_aging_asks_the_guest(bench, release, how, first, second):
 
     answers = [one.do(age(one.mm, one.at(0), one.at(1), how)) for _ in range(2)]
 
+    if how == "clear_young" and release < (4, 3):
+        first = False
     assert answers == [first, second]
     assert one.lost == []
 

@@ -306,7 +306,7 @@ def test_ageing_clears_r_with_a_tlbie(hashed, release):
     m.access(2, "write")
 
     assert m.age("test_young", 2)
-    assert m.age("clear_young", 2)
+    assert m.age("clear_flush_young", 2)
     assert not hpte(m, 2)[1] & HPTE_R_R
     assert m.events("tlb_invalidate") == [{"start": 2, "end": 3}]
     assert not m.age("test_young", 2)
@@ -316,8 +316,8 @@ def test_ageing_clears_r_with_a_tlbie(hashed, release):
     m.access(2)
     m.do(m.dontneed(2))
     assert m.age("test_young", 2)
-    assert m.age("clear_young", 2)
-    assert not m.age("clear_young", 2)
+    assert m.age("clear_flush_young", 2)
+    assert not m.age("clear_flush_young", 2)
     assert not m.lost
 
 

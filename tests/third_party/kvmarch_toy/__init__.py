@@ -137,9 +137,7 @@ def kvmarch_translate(vcpu, gfn, access):
 @op
 def _map(vm, slot, gfn, pfn, writable):
     table = _leaf_table(vm, gfn, make=True)
-    table.set(
-        gfn & 511, Leaf.pack(pfn=pfn, write=int(writable), exec=1, young=1)
-    )
+    table.set(gfn & 511, Leaf.pack(pfn=pfn, write=int(writable), exec=1, young=1))
     if writable:
         vm.mark_page_dirty(slot, gfn)
 
