@@ -22,9 +22,10 @@ from kvmarch.kernel.vcpu import run_guest
 from kvmarch.machine.host import Vma
 from kvmarch.machine.run import run_path
 from kvmarch.plugins import Plugins, link, load
-from kvmarch.scenarios.file import FIRST_HVA, find
+from kvmarch.scenarios.file import find
 from kvmarch.scenarios.file import load as load_scenario
 from kvmarch.scenarios.play import play
+from kvmarch.scenarios.records import FIRST_HVA
 
 RELEASES = ("v4.15", "v5.10", "v6.1", "v6.12")
 

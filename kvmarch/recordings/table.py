@@ -6,8 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 from kvmarch.plugins import Plugins
-from kvmarch.recordings.conform import Finding, conform
+from kvmarch.recordings.conform import conform
 from kvmarch.recordings.read import load, shipped
+from kvmarch.recordings.stages import Finding
 from kvmarch.report.table import Column, Table
 from kvmarch.scenarios.compare import Choose
 

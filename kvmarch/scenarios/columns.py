@@ -13,8 +13,8 @@ from typing import Any
 from kvmarch.errors import ScenarioError
 from kvmarch.machine.world import Event
 from kvmarch.scenarios import properties
-from kvmarch.scenarios.file import Column
 from kvmarch.scenarios.play import Played
+from kvmarch.scenarios.records import Column
 from kvmarch.scenarios.verbs import LEAVE_GPA, VERBS, Context
 
 

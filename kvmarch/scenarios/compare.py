@@ -12,8 +12,8 @@ from kvmarch.plugins import Loaded, Plugins, link
 from kvmarch.report.table import Column as TableColumn
 from kvmarch.report.table import Table
 from kvmarch.scenarios.columns import Seen, value_of
-from kvmarch.scenarios.file import Expect, Scenario
 from kvmarch.scenarios.play import Played, play
+from kvmarch.scenarios.records import Expect, Scenario
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +152,16 @@ def _sum_up(table: Table) -> None:
         if row["mmu"] is None:
             absent.setdefault((row["arch"], row["note"]), []).append(row["kernel"])
     for (arch, why), releases in absent.items():
-        table.notes.append(f"{arch} {releases[0]}..{releases[-1]}: {why}")
+        table.notes.append(f"{arch} {_span(releases)}: {why}")
     runs: dict[tuple[str, str], list[str]] = {}
     for where, release, what in table.failed:
         runs.setdefault((where, what), []).append(release)
     for (where, what), releases in runs.items():
-        span = releases[0] if len(releases) == 1 else f"{releases[0]}..{releases[-1]}"
-        table.notes.append(f"FAILED {where} {span}: {what}")
+        table.notes.append(f"FAILED {where} {_span(releases)}: {what}")
+
+
+def _span(releases: list[str]) -> str:
+    return releases[0] if len(releases) == 1 else f"{releases[0]}..{releases[-1]}"
 
 
 def _row(

@@ -4,113 +4,29 @@ A scenario says what memory and VM there are, what each task does, what a compar
 shows of it, and what is expected where.
 """
 
-__all__ = ["Column", "Expect", "Memory", "Scenario", "StepLine", "TaskLines", "load"]
+__all__ = ["find", "library", "load"]
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from kvmarch.changes import find_release
 from kvmarch.errors import ScenarioError, UnknownNameError
+from kvmarch.scenarios.columns import check_column
 from kvmarch.scenarios.properties import ASKED, compile_bad
+from kvmarch.scenarios.records import (
+    Column,
+    Expect,
+    Memory,
+    Scenario,
+    StepLine,
+    TaskLines,
+)
+from kvmarch.scenarios.verbs import check_line
 
-FIRST_HVA = 0x7F00_0000_0000
-"""Where the first memory of a scenario is mapped, in bytes; 1 GiB for each."""
 COMMON = ("arch", "kernel", "mmu", "note")
 """Columns that every comparison has."""
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """A range of host memory.
-
-    :param pages: of the machine's page size; or ``mib`` to give its size.
-    :param contents: what the first pages hold; equal values may be merged by KSM.
-        The pages after them hold values of their own.
-    :param touched: written by the host before the scenario begins.
-    """
-
-    name: str
-    pages: int = 0
-    mib: int = 0
-    contents: tuple[Any, ...] = ()
-    touched: bool = True
-    mergeable: bool = False
-    huge: bool = False
-
-    def size(self, page_size: int) -> int:
-        """Return the size in bytes."""
-        return self.mib << 20 if self.mib else self.pages * page_size
-
-
-@dataclass(frozen=True, slots=True)
-class StepLine:
-    """One line of a task: a verb and its arguments, as text."""
-
-    verb: str
-    args: Mapping[str, str]
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class TaskLines:
-    """One task: its name and its lines."""
-
-    name: str
-    steps: tuple[StepLine, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column of a comparison: its name, what it shows, with which arguments."""
-
-    name: str
-    show: str
-    args: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Expect:
-    """One expectation: in which cells which column has which value.
-
-    Empty ``arch`` means every architecture; ``since`` and ``until`` (exclusive) are
-    releases.
-    """
-
-    arch: str = ""
-    since: str = ""
-    until: str = ""
-    mmu: str = ""
-    plus: tuple[str, ...] = ()
-    minus: tuple[str, ...] = ()
-    values: Mapping[str, Any] = field(default_factory=dict)
-    because: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """A scenario, checked.
-
-    :param code: the gfn from which the guest fetches code in every run, or -1.
-    :param watch: gfns whose entries are followed.
-    """
-
-    name: str
-    title: str
-    source: str
-    tags: tuple[str, ...]
-    vcpus: int
-    code: int
-    memory: tuple[Memory, ...]
-    tasks: tuple[TaskLines, ...]
-    watch: tuple[int, ...]
-    columns: tuple[Column, ...]
-    expects: tuple[Expect, ...]
-    schedule: tuple[tuple[str, int], ...] = ()
-    bad: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def library() -> dict[str, Path]:
@@ -342,8 +258,6 @@ class _Reader:
             if key in args:
                 raise self.refuse(where, f"{key} is given twice")
             args[key] = value
-        from kvmarch.scenarios.verbs import check_line
-
         why = check_line(verb, args, self.known, self.vcpus)
         if why:
             raise self.refuse(where, why)
@@ -356,8 +270,6 @@ class _Reader:
             raise self.refuse(
                 f"{where}.name", f"{name} is a column of every comparison"
             )
-        from kvmarch.scenarios.columns import check_column
-
         key, why = check_column(show, row, self.marks)
         if why:
             raise self.refuse(f"{where}.{key}" if key else where, why)

@@ -16,7 +16,8 @@ from kvmarch.kernel.table import CHANGES, CHOICES
 from kvmarch.plugins import Plugins, link
 from kvmarch.report.table import Column, Table
 from kvmarch.scenarios.compare import Choose
-from kvmarch.scenarios.file import Scenario, library, load
+from kvmarch.scenarios.file import library, load
+from kvmarch.scenarios.records import Scenario
 
 
 def _scenarios(plugins: Plugins) -> Iterator[Scenario]:

@@ -16,7 +16,7 @@ from kvmarch.machine.run import Outcome, Task, run, run_path
 from kvmarch.machine.steps import op
 from kvmarch.machine.world import Event, Violation
 from kvmarch.scenarios import properties
-from kvmarch.scenarios.file import FIRST_HVA, Memory, Scenario, StepLine
+from kvmarch.scenarios.records import FIRST_HVA, Memory, Scenario, StepLine
 from kvmarch.scenarios.verbs import VERBS, Context, values
 
 

@@ -15,7 +15,7 @@ from kvmarch.errors import ScenarioError
 from kvmarch.machine.host import PFN_SHIFT, PRESENT
 
 if TYPE_CHECKING:
-    from kvmarch.scenarios.file import Scenario
+    from kvmarch.scenarios.records import Scenario
     from kvmarch.scenarios.verbs import Context
 
 

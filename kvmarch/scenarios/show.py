@@ -10,9 +10,9 @@ from kvmarch.plugins import Plugins, link
 from kvmarch.report.table import Column, Table
 from kvmarch.scenarios.columns import Seen
 from kvmarch.scenarios.compare import Choose
-from kvmarch.scenarios.file import Scenario
 from kvmarch.scenarios.play import play
 from kvmarch.scenarios.properties import ALWAYS_ON
+from kvmarch.scenarios.records import Scenario
 
 
 def run_table(

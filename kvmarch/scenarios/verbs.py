@@ -22,7 +22,7 @@ from kvmarch.machine.host import PFN_SHIFT, PRESENT
 from kvmarch.machine.steps import Path, op
 
 if TYPE_CHECKING:
-    from kvmarch.scenarios.file import Memory
+    from kvmarch.scenarios.records import Memory
 
 FLAGS = {"log_dirty": LOG_DIRTY_PAGES, "readonly": READONLY}
 LEAVE_GPA = 0x1000_0000

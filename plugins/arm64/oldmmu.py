@@ -108,12 +108,15 @@ def stage2_set_pmd_huge(vm: Vm, cache: Arm64Vcpu, gfn: int, new: int) -> None:
     where = _get_table(vm, cache, gfn, _PMD, dissolve=False)
     if where is None:
         return
-    table, index = where
-    old = table.get(index)
-    if kvm_pte_table(old, _PMD) and vm.k.arm64_unmaps_table:
+    if vm.k.arm64_unmaps_table and kvm_pte_table(where[0].get(where[1]), _PMD):
         pages: int = vm.arch.pmd_pages
         unmap_step(vm, 0, gfn & -pages, (gfn & -pages) + pages)
-        old = table.get(index)
+        # Tables above it may be empty, and so be gone, by now.
+        where = _get_table(vm, cache, gfn, _PMD, dissolve=False)
+        if where is None:
+            return
+    table, index = where
+    old = table.get(index)
     if old & VALID:
         if old == new and vm.k.arm64_skips_unchanged:
             return

@@ -1,6 +1,8 @@
 """The commands: what they print, and one line for every bad input."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -366,3 +368,13 @@ def test_a_release_before_the_architecture(kvmarch, loaded, toy):
 
     assert result.exit_code == 2
     assert result.stderr == "kvmarch: toy: modelled from v5.0 on, not v4.4\n"
+
+
+def test_a_usage_error_is_one_line_too():
+    command = [sys.executable, "-m", "kvmarch", "compare", "--format", "xml"]
+
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("kvmarch: Invalid value for '--format': 'xml'")
+    assert ended.stderr.count("\n") == 1

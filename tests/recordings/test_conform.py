@@ -11,7 +11,8 @@ from kvmarch.recordings.read import LeafTable, Look, Recording, Stage, shipped
 from kvmarch.recordings.read import load as load_recording
 from kvmarch.recordings.table import conform_table
 from kvmarch.scenarios.compare import Choose
-from kvmarch.scenarios.file import FIRST_HVA, find, load
+from kvmarch.scenarios.file import find, load
+from kvmarch.scenarios.records import FIRST_HVA
 
 ELSEWHERE = 0x40000
 """How far the recording's pages and tables lie from the model's, in pages."""

@@ -5,8 +5,8 @@ import pytest
 from kvmarch.errors import ScenarioError
 from kvmarch.machine.steps import op
 from kvmarch.scenarios.columns import SHOWS, Seen, check_column, value_of
-from kvmarch.scenarios.file import Column
 from kvmarch.scenarios.play import play as play_linked
+from kvmarch.scenarios.records import Column
 
 TEXT = """
 title = "columns"

@@ -3,16 +3,8 @@
 import pytest
 
 from kvmarch.errors import ScenarioError, UnknownNameError
-from kvmarch.scenarios.file import (
-    Column,
-    Expect,
-    Memory,
-    StepLine,
-    TaskLines,
-    find,
-    library,
-    load,
-)
+from kvmarch.scenarios.file import find, library, load
+from kvmarch.scenarios.records import Column, Expect, Memory, StepLine, TaskLines
 
 FULL = """
 title = "A title"

@@ -6,9 +6,10 @@ from kvmarch.errors import ModelError, ScenarioError
 from kvmarch.machine.host import PFN_SHIFT
 from kvmarch.machine.steps import op
 from kvmarch.machine.world import Violation
-from kvmarch.scenarios.file import FIRST_HVA, find, load
+from kvmarch.scenarios.file import find, load
 from kvmarch.scenarios.play import play as play_linked
 from kvmarch.scenarios.play import set_up
+from kvmarch.scenarios.records import FIRST_HVA
 
 TWO = """
 title = "two tasks"

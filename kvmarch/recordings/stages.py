@@ -1,0 +1,423 @@
+"""Compare the stages of one recording with one run of the tour."""
+
+__all__ = ["Comparison", "Finding"]
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from kvmarch.machine.world import Event
+from kvmarch.recordings.read import LeafTable, Recording, Stage
+from kvmarch.scenarios.play import Played
+from kvmarch.scenarios.records import FIRST_HVA
+
+NOTIFIER_EVENTS = (
+    "kvm_unmap_hva_range",
+    "kvm_set_spte_hva",
+    "kvm_age_hva",
+    "kvm_test_age_hva",
+)
+FAULT_EVENTS = {
+    "kvm_page_fault": re.compile(r"address (?:0x)?([0-9a-f]+)"),
+    "kvm_guest_fault": re.compile(r"ipa (?:0x)?([0-9a-f]+)"),
+}
+"""Trace events of guest faults, and where they name the address."""
+
+_PAGE = re.compile(r"hva0\+0x([0-9a-f]+)p")
+_MARK = re.compile(r"gfn ([0-9a-f]+) access ([0-9a-f]+) gen ([0-9a-f]+)")
+_CHECK = re.compile(
+    r"spte ([0-9a-f]+) kvm_gen ([0-9a-f]+) spte-gen ([0-9a-f]+) valid ([0-9a-f]+)"
+)
+_EXITS = {"5": "hlt", "6": "mmio"}
+"""KVM_EXIT_HLT and KVM_EXIT_MMIO."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was compared, or could not be.
+
+    ``verdict`` is ``agree``, ``differ`` or ``not compared``.
+    """
+
+    recording: str
+    stage: str
+    what: str
+    verdict: str
+    detail: str = ""
+
+
+class Comparison:
+    """One recording against one run of the tour."""
+
+    def __init__(
+        self, recording: Recording, played: Played, options: Mapping[str, Any]
+    ) -> None:
+        self.recording = recording
+        self.played = played
+        self.options = options
+        self.k = played.machine.k
+        self.shift = recording.page_size.bit_length() - 1
+        self.marked = _by_mark(played.events)
+        self.looks = {e.data["name"]: e.data for e in played.events if e.name == "look"}
+        self.pages: dict[int, int] = {}
+        """The recording's page number for each of the model's, as last seen."""
+        self.tables: dict[int, int] = {}
+        """The model's table for each of the recording's, by physical address."""
+        self.traces = {
+            name for stage in recording.stages for name, _text in stage.events
+        }
+
+    def first_look_agrees(self) -> bool:
+        """Return whether the first look that can be compared agrees."""
+        for stage in self.recording.stages:
+            if stage.look is not None and stage.name in self.looks:
+                found = [f for f in self.entries(stage) if f.what == "entries"]
+                self.pages.clear()
+                self.tables.clear()
+                return all(f.verdict == "agree" for f in found)
+        return True
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield what each stage shows, in the recording's order."""
+        for stage in self.recording.stages:
+            known_mark, known_look = stage.name in self.marked, stage.name in self.looks
+            if not known_mark and not known_look:
+                yield self.row(
+                    stage, "stage", "not compared", "the tour has no such stage"
+                )
+                continue
+            if stage.look is not None:
+                yield from self.entries(stage)
+            if known_mark:
+                yield self.notifier_events(stage)
+                yield from self.calls(stage)
+                yield self.faults(stage)
+                yield from self.mmio(stage)
+        for violation in self.played.violations:
+            yield Finding(
+                self.recording.name,
+                "",
+                "properties",
+                "differ",
+                f"the model loses {violation.property}: {violation.sentence}",
+            )
+
+    def row(self, stage: Stage, what: str, verdict: str, detail: str = "") -> Finding:
+        """Return a finding about a stage."""
+        return Finding(self.recording.name, stage.name, what, verdict, detail)
+
+    def same(self, stage: Stage, what: str, real: Any, model: Any) -> Finding:
+        """Compare two values that print as they are."""
+        if real == model:
+            return self.row(stage, what, "agree")
+        return self.row(stage, what, "differ", f"recorded {real}, model {model}")
+
+    # -- entries -----------------------------------------------------------------
+
+    def entries(self, stage: Stage) -> Iterator[Finding]:
+        """Compare the leaf table around the look's first gfn."""
+        look = self.looks.get(stage.name)
+        assert stage.look is not None
+        if look is None:
+            yield self.row(
+                stage, "entries", "not compared", "the tour does not look here"
+            )
+            return
+        first = look["gfn"]
+        if first not in stage.look.pages:
+            yield self.row(
+                stage,
+                "entries",
+                "not compared",
+                f"the recording looks elsewhere than gfn {first:#x}",
+            )
+            return
+        yield self.host_pages(stage, look)
+        table = self.choose(stage)
+        if isinstance(table, str):
+            yield self.row(stage, "entries", "not compared", table)
+            return
+        model = self.model_entries(look)
+        if table is None:
+            present = [e for e in model if self.maps(e, look["level"])]
+            yield self.same(stage, "entries", [], [f"{e:#x}" for e in present])
+            return
+        ours = self.tables.get(table.pa)
+        if ours is not None and ours not in self.played.machine.vm.tables.live:
+            gone = ours != look["table"]
+            if gone:
+                yield self.row(
+                    stage,
+                    "entries",
+                    "not compared",
+                    f"table {table.pa:#x} is freed in the model",
+                )
+                return
+        if look["table"]:
+            self.tables.setdefault(table.pa, look["table"])
+        count = min(len(table.entries), len(model))
+        yield self.same(
+            stage,
+            "entries",
+            " ".join(f"{e:#x}" for e in table.entries[:count]),
+            " ".join(f"{e:#x}" for e in model[:count]),
+        )
+
+    def host_pages(self, stage: Stage, look: Mapping[str, Any]) -> Finding:
+        """Compare which gfns have a page, and which of them share one."""
+        assert stage.look is not None
+        pairs = [
+            (stage.look.pages[look["gfn"] + i], pfn)
+            for i, pfn in enumerate(look["pages"])
+            if look["gfn"] + i in stage.look.pages
+        ]
+        for real, pfn in pairs:
+            if real and pfn:
+                self.pages[pfn] = real
+        # Pages that the recording does not list, but that lie behind one that it does
+        # in the model, are taken to lie behind it there too: one huge page.
+        for before, pfn in pairwise(look["pages"]):
+            if pfn and pfn == before + 1 and before in self.pages:
+                self.pages.setdefault(pfn, self.pages[before] + 1)
+        real_shape = _shape([real for real, _pfn in pairs])
+        return self.same(
+            stage, "host pages", real_shape, _shape([pfn for _real, pfn in pairs])
+        )
+
+    def model_entries(self, look: Mapping[str, Any]) -> list[int]:
+        """Return the model's entries with the recording's pages put in."""
+        level = look["level"]
+        entries = []
+        for entry in look["entries"]:
+            pfn = self.k.entry_pfn.fn(self.k, self.options, entry, level)
+            real = None if pfn is None else self.pages.get(pfn)
+            if real is not None:
+                entry = self.k.entry_repoint.fn(  # noqa: PLW2901
+                    self.k, self.options, entry, level, real
+                )
+            entries.append(entry)
+        return entries
+
+    def maps(self, entry: int, level: int) -> bool:
+        """Return whether an entry of the model carries a page's address."""
+        return (
+            self.k.entry_pfn.fn(self.k, self.options, entry, level) is not None
+            and entry != 0
+        )
+
+    def choose(self, stage: Stage) -> LeafTable | str | None:
+        """Return the stage-2 table of a look, None if there is none, or why neither.
+
+        The host's own tables are among those that hold the frames. A table that was
+        the only one in another stage is the one here too; values that are no
+        stage-2 entries rule a table out; and of those left it is the one whose
+        other entries are empty.
+        """
+        assert stage.look is not None
+        tables = stage.look.tables
+        if not tables:
+            return None
+        left = [t for t in tables if all(self.accepts(e) for e in t.entries)]
+        if len(left) > 1:
+            alone = {
+                s.look.tables[0].pa
+                for s in self.recording.stages
+                if s.look is not None and len(s.look.tables) == 1
+            }
+            left = [t for t in left if t.pa in alone] or left
+        if len(left) > 1:
+            left = [t for t in left if not any(t.entries[1:])] or left
+        if len(left) == 1:
+            return left[0]
+        if not left:
+            if len(tables) == 1:
+                return tables[0]
+            return "none of the tables holds stage-2 entries"
+        return f"{len(left)} tables hold these frames"
+
+    def accepts(self, entry: int) -> bool:
+        """Return whether a value is a stage-2 entry of some kind, or empty."""
+        return entry == 0 or any(
+            kind.format.accepts(entry)
+            for kind in self.k.formats.fn(self.k, self.options)
+        )
+
+    # -- events and calls ------------------------------------------------------------
+
+    def model(self, stage: Stage) -> list[Event]:
+        """Return what the model did in a stage."""
+        return self.marked.get(stage.name, [])
+
+    def notifier_events(self, stage: Stage) -> Finding:
+        """Compare the notifier's trace events in order, by page of slot 0."""
+        what = "notifier events"
+        if not self.traces & set(NOTIFIER_EVENTS):
+            return self.row(
+                stage, what, "not compared", "this kernel traces no notifier events"
+            )
+        traced = [n for n in NOTIFIER_EVENTS if n in self.traces]
+        real = [
+            f"{name} {'-'.join(_PAGE.findall(text))}"
+            for name, text in stage.events
+            if name in traced and _PAGE.search(text)
+        ]
+        ram = next(m for m in self.played.scenario.memory if m.name == "ram")
+        end = FIRST_HVA + ram.size(self.recording.page_size)
+        model = []
+        for event in self.model(stage):
+            if event.name not in traced:
+                continue
+            start = event.data.get("start", event.data.get("hva", 0))
+            if not FIRST_HVA <= start < end:
+                continue
+            pages = [start - FIRST_HVA >> self.shift]
+            if "end" in event.data:
+                pages.append(event.data["end"] - FIRST_HVA >> self.shift)
+            model.append(f"{event.name} {'-'.join(f'{p:x}' for p in pages)}")
+        if stage.omitted:
+            if model[: len(real)] == real:
+                return self.row(
+                    stage,
+                    what,
+                    "agree" if len(model) == len(real) else "not compared",
+                    f"{stage.omitted} events were cut from the recording",
+                )
+            model = model[: len(real)]
+        given_up = len(real) - len(model)
+        merges = any(
+            event.name == "step" and event.data["text"].startswith("ksm_merge")
+            for event in self.model(stage)
+        )
+        if merges and given_up > 0 and real[given_up:] == model:
+            tried = set(model)
+            if all(event in tried for event in real[:given_up]):
+                # Whether somebody holds a page while KSM tries is the host's choice;
+                # what was given up is tried again until it works.
+                return self.row(
+                    stage, what, "agree", f"after {given_up} events of vain attempts"
+                )
+        return self.same(stage, what, real, model)
+
+    def calls(self, stage: Stage) -> Iterator[Finding]:
+        """Compare what the calls returned, with errno and bitmap."""
+        if not stage.console:
+            return
+        results: list[tuple[str, Any, int]] = []
+        text, exit_gfn = "", -1
+        for event in self.model(stage):
+            if event.name == "step":
+                text = event.data["text"]
+            elif event.name == "kvm_userspace_exit":
+                exit_gfn = event.data.get("gfn", -1)
+            elif event.name == "result":
+                results.append((text, event.data["value"], exit_gfn))
+        results = [r for r in results if r[0].split()[0] in _CALLS]
+        if len(results) != len(stage.console):
+            yield self.row(
+                stage,
+                "calls",
+                "differ",
+                f"recorded {len(stage.console)} calls, model {len(results)}",
+            )
+            return
+        for line, (_text, value, gfn) in zip(stage.console, results, strict=True):
+            yield self.call(stage, line, value, gfn)
+
+    def call(self, stage: Stage, line: str, value: Any, gfn: int) -> Finding:
+        """Compare one line of the console with what the model's call returned."""
+        words = line.split()
+        given = dict(word.split("=", 1) for word in words if "=" in word)
+        what = f"call {' '.join(words[:3])}"
+        try:
+            if words[0] == "slot":
+                return self.same(stage, what, int(given["errno"]), value)
+            if words[0] == "dirty":
+                rc, bits = int(given["rc"]), words[2] if len(words) > 2 else "0"
+                return self.same(
+                    stage, what, (rc, int(bits, 16)), (-1 if value[0] else 0, value[1])
+                )
+            if words[0] == "run" and int(given["rc"]) == 0:
+                real = _EXITS.get(given["exit"], given["exit"])
+                where = ""
+                if "mmio" in given:
+                    where = f" {int(given['mmio'], 16) >> self.shift:x}"
+                model = f"{value} {gfn:x}" if where else str(value)
+                return self.same(stage, what, real + where, model)
+        except (KeyError, ValueError, IndexError, TypeError):
+            pass
+        return self.row(stage, what, "not compared", f"cannot read {line!r}")
+
+    def faults(self, stage: Stage) -> Finding:
+        """Compare which gfns faulted, in order."""
+        name = next((n for n in FAULT_EVENTS if n in self.traces), None)
+        if name is None:
+            return self.row(
+                stage, "faults", "not compared", "this kernel traces no guest faults"
+            )
+        real = []
+        for event, text in stage.events:
+            found = FAULT_EVENTS[name].search(text) if event == name else None
+            if found:
+                real.append(f"{int(found[1], 16) >> self.shift:x}")
+        model = [
+            f"{event.data['gfn']:x}"
+            for event in self.model(stage)
+            if event.name == "guest_fault"
+        ]
+        if stage.omitted and model[: len(real)] == real and len(model) > len(real):
+            return self.row(
+                stage,
+                "faults",
+                "not compared",
+                f"{stage.omitted} events were cut from the recording",
+            )
+        return self.same(stage, "faults", " ".join(real), " ".join(model))
+
+    def mmio(self, stage: Stage) -> Iterator[Finding]:
+        """Compare MMIO entries as they are marked and checked."""
+        real = []
+        for name, text in stage.events:
+            found = None
+            if name == "mark_mmio_spte":
+                found = _MARK.search(text)
+            elif name == "check_mmio_spte":
+                found = _CHECK.search(text)
+            if found:
+                real.append(" ".join([name, *found.groups()]))
+        model = []
+        for event in self.model(stage):
+            keys = _MMIO.get(event.name)
+            if keys:
+                values = (f"{int(event.data[key]):x}" for key in keys)
+                model.append(" ".join([event.name, *values]))
+        if real or model:
+            yield self.same(stage, "mmio entries", real, model)
+
+
+_CALLS = {"slot", "slot_delete", "read", "write", "dirty_get"}
+"""Verbs whose result the recording's program prints."""
+
+_MMIO = {
+    "mark_mmio_spte": ("gfn", "access", "gen"),
+    "check_mmio_spte": ("spte", "kvm_gen", "spte_gen", "valid"),
+}
+
+
+def _by_mark(events: list[Event]) -> dict[str, list[Event]]:
+    marked: dict[str, list[Event]] = {}
+    here: list[Event] = []
+    for event in events:
+        if event.name == "mark":
+            here = marked[event.data["name"]] = []
+        here.append(event)
+    return marked
+
+
+def _shape(pfns: list[int]) -> str:
+    """Return which of some pages are there and which are the same, without numbers."""
+    seen: dict[int, str] = {0: "-"}
+    for pfn in pfns:
+        seen.setdefault(pfn, chr(ord("a") + len(seen) - 1))
+    return " ".join(seen[pfn] for pfn in pfns)

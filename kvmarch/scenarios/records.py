@@ -1,0 +1,108 @@
+"""What a scenario says, as records."""
+
+__all__ = [
+    "FIRST_HVA",
+    "Column",
+    "Expect",
+    "Memory",
+    "Scenario",
+    "StepLine",
+    "TaskLines",
+]
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+FIRST_HVA = 0x7F00_0000_0000
+"""Where the first memory of a scenario is mapped, in bytes; 1 GiB for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A range of host memory.
+
+    :param pages: of the machine's page size; or ``mib`` to give its size.
+    :param contents: what the first pages hold; equal values may be merged by KSM.
+        The pages after them hold values of their own.
+    :param touched: written by the host before the scenario begins.
+    """
+
+    name: str
+    pages: int = 0
+    mib: int = 0
+    contents: tuple[Any, ...] = ()
+    touched: bool = True
+    mergeable: bool = False
+    huge: bool = False
+
+    def size(self, page_size: int) -> int:
+        """Return the size in bytes."""
+        return self.mib << 20 if self.mib else self.pages * page_size
+
+
+@dataclass(frozen=True, slots=True)
+class StepLine:
+    """One line of a task: a verb and its arguments, as text."""
+
+    verb: str
+    args: Mapping[str, str]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskLines:
+    """One task: its name and its lines."""
+
+    name: str
+    steps: tuple[StepLine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a comparison: its name, what it shows, with which arguments."""
+
+    name: str
+    show: str
+    args: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """One expectation: in which cells which column has which value.
+
+    Empty ``arch`` means every architecture; ``since`` and ``until`` (exclusive) are
+    releases.
+    """
+
+    arch: str = ""
+    since: str = ""
+    until: str = ""
+    mmu: str = ""
+    plus: tuple[str, ...] = ()
+    minus: tuple[str, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+    because: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A scenario, checked.
+
+    :param code: the gfn from which the guest fetches code in every run, or -1.
+    :param watch: gfns whose entries are followed.
+    """
+
+    name: str
+    title: str
+    source: str
+    tags: tuple[str, ...]
+    vcpus: int
+    code: int
+    memory: tuple[Memory, ...]
+    tasks: tuple[TaskLines, ...]
+    watch: tuple[int, ...]
+    columns: tuple[Column, ...]
+    expects: tuple[Expect, ...]
+    schedule: tuple[tuple[str, int], ...] = ()
+    bad: Mapping[str, tuple[str, str]] = field(default_factory=dict)
