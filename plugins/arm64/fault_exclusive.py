@@ -141,19 +141,17 @@ async def user_mem_abort_exclusive(
 @op(name="read the block's entry")
 def _find_block(
     vcpu: Vcpu, slot: Memslot, gfn: int, access: str, why: str, found: FaultIn, seq: int
-) -> tuple[int, int, int]:
-    """Return an errno, the level of the block in the way (-1 for none), attributes."""
+) -> int:
+    """Return the level of a block that has to make place for a page; -1 for none."""
     vm = vcpu.vm
     if mmu_invalidate_retry.fn(vm, seq):
-        return -errno.EAGAIN, -1, 0
-    _start, pages, _pfn, attr = plan_leaf(vcpu, slot, gfn, access, why, found)
-    if not pages:
-        return kvm_pgtable_stage2_relax_perms(vm, gfn, attr), -1, attr
+        return -1
+    _start, pages, _pfn, _attr = plan_leaf(vcpu, slot, gfn, access, why, found)
     where = stage2_walk(vm, gfn)
-    if where is None:
-        return -errno.ERANGE, -1, 0
+    if not pages or where is None:
+        return -1
     _table, _index, level, old = where
-    return 0, level if old & VALID and level < _LAST else -1, attr
+    return level if old & VALID and level < _LAST else -1
 
 
 @op(name="clear the block")
@@ -198,9 +196,7 @@ async def _map_in_pieces(
     Before f587661f21eb a block was replaced under the read lock: two faults could
     both clear it and link a table each.
     """
-    ret, level, attr = await _find_block(vcpu, slot, gfn, access, why, found, seq)
-    if ret or not attr:
-        return ret
+    level = await _find_block(vcpu, slot, gfn, access, why, found, seq)
     if level >= 0:
         await _clear_block(vcpu, gfn, level)
         await _link_table(vcpu, gfn, level)

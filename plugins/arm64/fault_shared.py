@@ -18,6 +18,7 @@ from kvmarch_arm64.parallel import (
     relax_perms_shared,
     walk_and_break,
 )
+from kvmarch_arm64.pgtable import make_leaf
 from kvmarch_arm64.plan import (
     account_page,
     find_vma,
@@ -82,7 +83,8 @@ def _begin(
     start, pages, pfn, attr = plan_leaf(vcpu, slot, gfn, access, why, found)
     if not pages:
         return attr
-    at = walk_and_break(vcpu, start, pages, pfn, attr)
+    new = make_leaf(vm.arch, pfn, attr, vm.arch.level_of[pages])
+    at = walk_and_break(vcpu, start, pages, new)
     if not isinstance(at, int):
         vm.rcu.read().enter.op.fn()
     return at
@@ -139,7 +141,7 @@ async def _map_shared(
     :returns: 0 or an errno.
     """
     vm = vcpu.vm
-    if at.old & VALID or vm.arch.level_of[at.pages] != at.level:
+    if at.old & VALID or at.pages != 1 << vm.arch.shifts[at.level]:
         leaf = await reach_leaf(vcpu, at)
         if isinstance(leaf, int):
             await _leave_rcu(vm)

@@ -152,7 +152,7 @@ def _free_split_cache(vm: Vm, pages: int) -> None:
     vm.arch.split_page_cache = 0
 
 
-async def kvm_uninit_split_cache(vm: Vm) -> None:
+async def free_split_page_cache(vm: Vm) -> None:
     """Free the pages set aside for splitting; no lock protects them.
 
     :Kernel: kvm_mmu_free_memory_cache(&mmu->split_page_cache), since v6.5
@@ -193,7 +193,7 @@ async def _no_split(vm: Vm, slot: Memslot | None, logging: bool) -> None:
 async def _split(vm: Vm, slot: Memslot | None, logging: bool) -> None:
     """Split the slot's blocks; without logging free what was set aside (v6.5 on)."""
     if not logging:
-        await kvm_uninit_split_cache(vm)
+        await free_split_page_cache(vm)
     elif slot is not None and vm.arch.split_chunk:
         async with vm.mmu_lock.write():
             await kvm_mmu_split_huge_pages(vm, slot.base_gfn, slot.end_gfn)

@@ -32,6 +32,7 @@ from kvmarch_arm64.pgtable import (
 )
 from kvmarch_arm64.pte import (
     kvm_pte_table,
+    kvm_pte_to_phys,
     stage2_mkyoung,
     stage2_pte_is_locked,
     stage2_pte_needs_update,
@@ -59,7 +60,7 @@ class Visit(NamedTuple):
     :param idx: of the entry in its table.
     :param old: the entry as it was.
     :param gfn: where the mapping begins; ``pages`` are those of the leaf.
-    :param attr: attributes of the new leaf.
+    :param new: the leaf that is wanted.
     """
 
     table: Entries
@@ -68,8 +69,7 @@ class Visit(NamedTuple):
     old: int
     gfn: int
     pages: int
-    pfn: int
-    attr: int
+    new: int
 
 
 # -------------------------------------------------------------------------
@@ -77,24 +77,35 @@ class Visit(NamedTuple):
 # -------------------------------------------------------------------------
 
 
-def _try_break(vm: Vm, table: Entries, index: int, old: int) -> bool:
-    """Lock an entry and give its reference back; False if that race is lost.
+def _try_break(vm: Vm, at: Visit) -> Visit | int:
+    """Lock an entry that was read in this step, and give its reference back.
 
-    The translations that it held are still to be dropped, see :func:`reach_leaf`.
+    What hardware has cached of it is still to be dropped, see :func:`reach_leaf`.
 
     :Kernel: stage2_try_break_pte()
+    :returns: the entry; -EAGAIN if another walker has it, or it would only change in
+        permissions.
     """
+    # Between reading an entry and the cmpxchg only other faults can run, and whoever
+    # loses to one of them would have found an entry that answers -EAGAIN as well. So
+    # reading and cmpxchg are one step, and the cmpxchg succeeds.
     mmu: Mmu = vm.arch
-    if stage2_pte_is_locked(mmu.layout, old):
-        return False
+    table, index, level, old, _gfn, pages, new = at
+    if old:
+        if stage2_pte_is_locked(mmu.layout, old):
+            return -errno.EAGAIN
+        if (
+            old & VALID
+            and pages == 1 << mmu.shifts[level]
+            and not kvm_pte_table(old, level)
+            and not stage2_pte_needs_update(mmu.layout, old, new)
+        ):
+            return -errno.EAGAIN
+        table.refs -= 1
     locked = mmu.locked
     assert locked is not None
-    if table.get(index) != old:
-        return False
     table.set(index, locked)
-    if old:
-        table.refs -= 1
-    return True
+    return at
 
 
 @op(name="stage2_try_break_pte: TLBI")
@@ -126,41 +137,22 @@ def _retire(vm: Vm, table: Entries) -> None:
 # -------------------------------------------------------------------------
 
 
-def walk_and_break(
-    vcpu: Vcpu, gfn: int, pages: int, pfn: int, attr: int
-) -> Visit | int:
+def walk_and_break(vcpu: Vcpu, gfn: int, pages: int, new: int) -> Visit | int:
     """Walk to the entry that a map has to change, and lock it.
 
-    :returns: the entry; -EAGAIN if somebody else has it, or it would only change in
-        permissions; -ENOMEM if it needs a table and no page is set aside; -ERANGE
-        without a root.
+    :param new: the leaf that is wanted, of the level that ``pages`` mean.
+    :returns: the entry; -EAGAIN if that race is lost, or the entry would only change
+        in permissions; -ENOMEM if it needs a table and no page is set aside;
+        -ERANGE without a root.
     """
-    # One step: between reading an entry and the cmpxchg only other faults can run,
-    # and whoever loses to one of them finds an entry that answers -EAGAIN as well.
     vm = vcpu.vm
-    mmu: Mmu = vm.arch
-    target = mmu.level_of[pages]
+    target = vm.arch.level_of[pages]
     found = stage2_walk(vm, gfn, target)
     if found is None:
         return -errno.ERANGE
-    table, index, level, old = found
-    if level != target and not vcpu.arch.mmu_page_cache:
+    if found[2] != target and not vcpu.arch.mmu_page_cache:
         return -errno.ENOMEM
-    return _break(vm, Visit(table, index, level, old, gfn, pages, pfn, attr))
-
-
-def _break(vm: Vm, at: Visit) -> Visit | int:
-    mmu: Mmu = vm.arch
-    old = at.old
-    if (
-        old & VALID
-        and mmu.level_of[at.pages] == at.level
-        and not kvm_pte_table(old, at.level)
-    ):
-        new = make_leaf(mmu, at.pfn, at.attr, at.level)
-        if not stage2_pte_needs_update(mmu.layout, old, new):
-            return -errno.EAGAIN
-    return at if _try_break(vm, at.table, at.idx, old) else -errno.EAGAIN
+    return _try_break(vm, Visit(*found, gfn, pages, new))
 
 
 def make_leaf_pte(vm: Vm, at: Visit) -> None:
@@ -169,7 +161,7 @@ def make_leaf_pte(vm: Vm, at: Visit) -> None:
     :Kernel: stage2_make_pte(), stage2_map_walk_table_pre()
     """
     at.table.refs += 1
-    at.table.set(at.idx, make_leaf(vm.arch, at.pfn, at.attr, at.level))
+    at.table.set(at.idx, at.new)
     if kvm_pte_table(at.old, at.level):
         _free_unlinked(vm, follow(vm, at.old))
 
@@ -179,7 +171,7 @@ def _make_table(vcpu: Vcpu, at: Visit) -> Visit | int:
     """Put an empty table into a locked entry, walk on and lock the next entry."""
     vcpu.arch.mmu_page_cache -= 1
     install_table(vcpu.vm, at.table, at.idx, at.gfn, at.level)
-    return walk_and_break(vcpu, at.gfn, at.pages, at.pfn, at.attr)
+    return walk_and_break(vcpu, at.gfn, at.pages, at.new)
 
 
 async def reach_leaf(vcpu: Vcpu, at: Visit) -> Visit | int:
@@ -194,7 +186,7 @@ async def reach_leaf(vcpu: Vcpu, at: Visit) -> Visit | int:
     while True:
         if at.old & VALID:
             await _flush_broken(vm, at)
-        if vm.arch.level_of[at.pages] == at.level:
+        if at.pages == 1 << vm.arch.shifts[at.level]:
             return at
         further = await _make_table(vcpu, at)
         if isinstance(further, int):
@@ -229,13 +221,9 @@ async def leave_block(vm: Vm, at: Visit) -> int:
     table = await _reread(vm, at)
     if table is None:
         return 0
-    pages = 1 << vm.arch.shifts[table.level]
-    pfn = at.pfn if vm.k.arm64_pa_from_offset else at.pfn + at.pages
+    skipped = 0 if vm.k.arm64_pa_from_offset else at.pages
     for index in range(table.size):
-        part = index * pages
-        leaf = await _break_below(
-            vm, table, index, (at.gfn + part, pages, pfn + part, at.attr)
-        )
+        leaf = await _break_below(vm, table, index, at, skipped)
         if isinstance(leaf, int):
             return leaf
         if leaf.old & VALID:
@@ -246,9 +234,17 @@ async def leave_block(vm: Vm, at: Visit) -> int:
 
 @op(name="stage2_try_break_pte: below")
 def _break_below(
-    vm: Vm, table: Entries, index: int, what: tuple[int, int, int, int]
+    vm: Vm, table: Entries, index: int, block: Visit, skipped: int
 ) -> Visit | int:
-    return _break(vm, Visit(table, index, table.level, table.get(index), *what))
+    """Lock the entry of one part of a block, ``skipped`` pages too far on."""
+    mmu: Mmu = vm.arch
+    layout, level = mmu.layout, table.level
+    pages = 1 << mmu.shifts[level]
+    part = index * pages
+    pfn = (kvm_pte_to_phys(layout, block.new) >> layout.page_shift) + part + skipped
+    new = make_leaf(mmu, pfn, block.new & layout.leaf_attr_mask, level)
+    at = Visit(table, index, level, table.get(index), block.gfn + part, pages, new)
+    return _try_break(vm, at)
 
 
 # -------------------------------------------------------------------------

@@ -12,7 +12,7 @@ __all__ = [
     "unmap_step",
 ]
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -24,7 +24,7 @@ from kvmarch_arm64.state import Mmu
 from kvmarch_arm64.tlbi import kvm_tlb_flush_vmid_range
 from kvmarch_arm64.walk import VALID, follow
 
-from kvmarch import Choice, Vm, invalidate_tlbs, op
+from kvmarch import Choice, Path, Vm, invalidate_tlbs, op
 from kvmarch import Table as Entries
 
 _LAST = KVM_PGTABLE_LAST_LEVEL
@@ -72,18 +72,25 @@ CHOICES = (walk_chunk, resched, rechecks, aligns, warns_pgd)
 # Chunks
 # -------------------------------------------------------------------------
 
-Chunk: TypeAlias = Callable[[Vm, int, int, int], Awaitable[int]]
+Chunk: TypeAlias = Callable[[Vm, int, int, int], Path[int]]
 """What is done to a chunk: VM, root, first gfn, end gfn. The root is an address, or 0
 to read it from the VM; the one that was used is returned, 0 if there is none."""
 
 
+@op(name="cond_resched")
+def _must_not_sleep(vm: Vm) -> None:
+    vm.warn(True, "cond_resched_lock() in an invalidation that must not block")
+
+
 async def stage2_apply_range(
-    vm: Vm, chunk: Chunk, start: int, end: int, may_drop: bool
+    vm: Vm, chunk: Chunk, start: int, end: int, may_drop: bool, may_block: bool
 ) -> None:
     """Do something to a range chunk by chunk; mmu_lock may be dropped in between.
 
     :Kernel: stage2_apply_range(), cond_resched_rwlock_write(), cond_resched_lock()
     :Locking: mmu_lock held for write, before and after.
+    :param may_drop: whether this kernel drops the lock here.
+    :param may_block: whether it should.
     """
     # Simplified: the lock is dropped at every opportunity, where the kernel does so
     # only if somebody waits; whoever waits may then run, or not. The old MMU had an
@@ -97,6 +104,8 @@ async def stage2_apply_range(
             return
         at = stop
         if at < end:
+            if not may_block:
+                await _must_not_sleep(vm)
             await vm.mmu_lock.drop_write()
             await vm.mmu_lock.take_write()
             if mmu.rechecks_pgd:
@@ -126,11 +135,15 @@ def _recheck(vm: Vm) -> int:
 
 
 @op(name="write-protect chunk")
-def _wrprotect(vm: Vm, pgd: int, start: int, end: int) -> int:
+def _wrprotect_now(vm: Vm, pgd: int, start: int, end: int) -> int:
     pgd = pgd or vm.arch.pgt or 0
     if pgd and kvm_pgtable_stage2_wrprotect(vm, pgd, start, end):
         vm.ledger.owe(start, end, due="return")
     return pgd
+
+
+async def _wrprotect(vm: Vm, pgd: int, start: int, end: int) -> int:
+    return await _wrprotect_now(vm, pgd, start, end)
 
 
 async def stage2_wp_range(vm: Vm, start: int, end: int) -> None:
@@ -139,7 +152,7 @@ async def stage2_wp_range(vm: Vm, start: int, end: int) -> None:
     :Kernel: kvm_stage2_wp_range(), stage2_wp_range()
     :Locking: mmu_lock held for write; dropped between chunks.
     """
-    await stage2_apply_range(vm, _wrprotect, start, end, True)
+    await stage2_apply_range(vm, _wrprotect, start, end, True, True)
 
 
 # -------------------------------------------------------------------------
@@ -245,7 +258,11 @@ def unmap_step(vm: Vm, pgd: int, start: int, end: int) -> int:
     return pgd
 
 
-_unmap_chunk = op(name="unmap chunk")(unmap_step)
+_unmap_now = op(name="unmap chunk")(unmap_step)
+
+
+async def _unmap_chunk(vm: Vm, pgd: int, start: int, end: int) -> int:
+    return await _unmap_now(vm, pgd, start, end)
 
 
 @op(name="unmap chunk, defer the flush")
@@ -286,4 +303,4 @@ async def unmap_stage2_range(vm: Vm, start: int, end: int, may_block: bool) -> N
     mmu: Mmu = vm.arch
     may_drop = mmu.resched == "always" or (mmu.resched == "blockable" and may_block)
     chunk = _unmap_deferred if mmu.defers else _unmap_chunk
-    await stage2_apply_range(vm, chunk, start, end, may_drop)
+    await stage2_apply_range(vm, chunk, start, end, may_drop, may_block)

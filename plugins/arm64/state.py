@@ -4,7 +4,7 @@
     kvm_vcpu_arch.
 """
 
-__all__ = ["CHOICES", "Arm64Vcpu", "Mmu", "cache_min_pages", "find_layout"]
+__all__ = ["CHOICES", "Arm64Vcpu", "Mmu", "find_layout"]
 
 from collections.abc import Mapping
 from functools import cache
@@ -82,7 +82,7 @@ def _fixed(options: Mapping[str, Any]) -> Geometry:
 @tables_of_release.when("arm64-dynamic-ipa")
 def _by_vm_type(options: Mapping[str, Any]) -> Geometry:
     """Take the IPA size that the VM asks for, within the limit of the CPU."""
-    page_size, lpa2 = options["page_size"], bool(options.get("lpa2"))
+    page_size, lpa2 = options["page_size"], bool(options["lpa2"])
     limit = kvm_ipa_limit(page_size, options["parange"], lpa2=lpa2)
     ipa = kvm_init_ipa_range(options["ipa"], limit)
     if ipa < 0:
@@ -106,10 +106,10 @@ def find_layout(k: Kernel, options: Mapping[str, Any]) -> Layout:
     """Return the layout of the entries of a machine."""
     return make_layout(
         options["page_size"],
-        lpa2=bool(options.get("lpa2")),
+        lpa2=bool(options["lpa2"]),
         fwb=bool(options["fwb"]) and k.arm64_has_fwb,
         dic=bool(options["dic"]) or not k.arm64_xn_default,
-        xnx=bool(options.get("xnx")) and k.arm64_has_xnx,
+        xnx=bool(options["xnx"]) and k.arm64_has_xnx,
         invalid=k.arm64_invalid,
         decoded_exec=k.arm64_decodes_exec,
     )
@@ -153,7 +153,7 @@ class Mmu(Part):
             for level in range(geometry.min_block_level, KVM_PGTABLE_LAST_LEVEL + 1)
         }
         """Level by pages of a leaf."""
-        self.cache_min_pages = cache_min_pages(geometry)
+        self.cache_min_pages = kvm_mmu_cache_min_pages(geometry)
         self.attrs = _attributes(layout)
         self.read_only = self.attrs[0]
         """What change_pte asks for: R alone, XN even with DIC."""
@@ -173,18 +173,12 @@ class Mmu(Part):
         self.rechecks_pgd = k.arm64_rechecks_pgd
         self.caches_walks = self.defers and k.arm64_defers_tables
         """Walk caches can go wrong in this kernel, so they are modelled."""
-        self.split_chunk = _split_chunk(geometry, options.get("eager_split", 0))
+        self.split_chunk = _split_chunk(geometry, options["eager_split"])
         root = vm.tables.alloc(self.entries * geometry.root_pages, self.start_level, 0)
         root.refs = 1
         self.pgt: int | None = root.pa
-        # Clearing these bits of live entries is what the range operations do.
-        if (_W | _AF) & ~layout.live_mask:
-            vm.world.violate("break-before-make", "W and AF must be live")
-
-
-def cache_min_pages(geometry: Geometry) -> int:
-    """Return the table pages that a fault sets aside."""
-    return kvm_mmu_cache_min_pages(geometry)
+        # The range operations clear these bits in live entries, many at a time.
+        assert not (_W | _AF) & ~layout.live_mask
 
 
 @cache

@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from kvmarch import kvm_flush_remote_tlbs, plugins
+from kvmarch import kvm_flush_remote_tlbs, op, plugins
 from kvmarch.kernel.boot import boot
 from kvmarch.kernel.memory_region import Region, set_memory_region
 from kvmarch.kernel.mmap import populate
@@ -100,6 +100,18 @@ class Machine:
         for gfn in gfns:
             result = self.do(self.guest(gfn, how, vcpu), f"vcpu{vcpu}")
         return result
+
+    @property
+    def split(self):
+        """Return the step that splits the blocks of a range."""
+        pgtable = importlib.import_module("kvmarch_arm64.pgtable")
+        return op(name="split")(pgtable.kvm_pgtable_stage2_split)
+
+    def change(self, gfn, new):
+        """Store an entry over the live one of a gfn."""
+        walk = importlib.import_module("kvmarch_arm64.walk")
+        table, index, _level, old = walk.leaf_of(self.vm, gfn)
+        walk.change_attributes(self.vm, table, index, old, new)
 
     # -- looks ------------------------------------------------------------------------
 

@@ -124,7 +124,7 @@ def test_where_the_lock_is_dropped(machine, release, options, may_block, drops):
 
     m.locked(m.k.unmap_gfn_range(m.vm, slot, 0, 3 * GIB, may_block))
     assert steps.count("unlock mmu_lock") == 1 + drops
-    assert m.lost == []
+    assert m.lost == ([] if may_block else ["warn"] * drops)
 
 
 @pytest.mark.parametrize(
