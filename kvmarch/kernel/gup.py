@@ -50,7 +50,7 @@ class FaultIn(NamedTuple):
 @op(name="fast gup")
 def _gup_fast(mm: Mm, vpn: int, write: bool) -> int:
     """Take a reference if the PTE allows the access as it stands; -1 if not."""
-    entry = mm.pte(vpn)
+    entry = mm.ptes.get(vpn, 0) or mm.pte(vpn)
     if not entry & PRESENT or (write and not entry & WRITE):
         return -1
     pfn = entry >> PFN_SHIFT

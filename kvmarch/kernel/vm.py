@@ -30,19 +30,6 @@ OUTSIDE, IN_GUEST, READING = "outside", "in_guest", "reading"
 """vcpu->mode: OUTSIDE_GUEST_MODE, IN_GUEST_MODE, READING_SHADOW_PAGE_TABLES."""
 
 
-class MmuLock(Lock):
-    """mmu_lock: a flush that is due before it is dropped must have been paid."""
-
-    def __init__(self, world: World, kind: LockClass, ledger: Ledger) -> None:
-        super().__init__(world, kind)
-        self.ledger = ledger
-
-    def _drop(self, mode: str) -> None:
-        if self.ledger.owed:
-            self.ledger.settle("unlock of mmu_lock", due="unlock")
-        super()._drop(mode)
-
-
 class Vm(Part):
     """One VM.
 
@@ -120,7 +107,7 @@ class Vm(Part):
         self.mn_invalidate_lock = Lock(world, MN_INVALIDATE_LOCK)
         self.gpc_lock = Lock(world, GPC_LOCK)
         kind = MMU_RWLOCK if k.mmu_lock_kind == "rwlock" else MMU_SPINLOCK
-        self.mmu_lock = MmuLock(world, kind, self.ledger)
+        self.mmu_lock = Lock(world, kind, ledger=self.ledger)
         self.srcu = Srcu(world, "kvm->srcu", guards_memslots=True)
         self.irq_srcu = Srcu(world, "kvm->irq_srcu")
         self.rcu = Rcu(world)

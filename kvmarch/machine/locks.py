@@ -13,6 +13,7 @@ from typing import Any
 
 from kvmarch.errors import ModelError
 from kvmarch.machine.steps import BLOCKED, Op, Scope, Step
+from kvmarch.machine.tlb import Ledger
 from kvmarch.machine.world import Part, World
 
 
@@ -37,16 +38,29 @@ class LockClass:
 
 
 class Lock(Part):
-    """One lock: ``async with lock.write():`` or, if it is shared, ``lock.read():``."""
+    """One lock: ``async with lock.write():`` or, if it is shared, ``lock.read():``.
+
+    :param ledger: flushes of which those must have been paid that are due before the
+        lock is dropped.
+    """
 
     variables = ("writer", "readers")
 
-    def __init__(self, world: World, kind: LockClass, name: str = "") -> None:
+    def __init__(
+        self,
+        world: World,
+        kind: LockClass,
+        name: str = "",
+        ledger: Ledger | None = None,
+    ) -> None:
         self.world = world
         self.kind = kind
         self.name = name or kind.name
+        self.ledger = ledger
         self.writer: str | None = None
         self.readers: list[str] = []
+        self._as_writer = (self, "write")
+        self._as_reader = (self, "read")
         self._spins = 0 if kind.sleeps else 1
         self._rank = kind.rank
         self._write = Scope(self.take_write(), self.drop_write())
@@ -133,7 +147,7 @@ class Lock(Part):
         if self.writer is not None or self.readers:
             return BLOCKED
         task = self.world.current
-        self._hold(task, "write")
+        self._hold(task, self._as_writer)
         self.writer = task.name
         return None
 
@@ -141,43 +155,44 @@ class Lock(Part):
         if self.writer is not None:
             return BLOCKED
         task = self.world.current
-        self._hold(task, "read")
+        self._hold(task, self._as_reader)
         self.readers.append(task.name)
         return None
 
-    def _hold(self, task: Any, mode: str) -> None:
+    def _hold(self, task: Any, how: tuple["Lock", str]) -> None:
         """Put the lock on a task's list."""
         rank, top = self._rank, task.top
         # The common case needs no look at the list: a lock that neither sleeps nor
         # bars readers, above all that are held.
         if top >= rank or not self._spins:
             self._check()
-        task.held.append((self, mode))
+        task.held.append(how)
         task.tops.append(top)
-        task.top = max(top, rank)
+        task.top = rank if rank > top else top
         task.atomic += self._spins
 
     def _drop_write(self) -> None:
-        self._drop("write")
+        self._drop(self._as_writer)
         self.writer = None
 
     def _drop_read(self) -> None:
-        self._drop("read")
+        self._drop(self._as_reader)
         self.readers.remove(self.world.current.name)
 
-    def _drop(self, mode: str) -> None:
+    def _drop(self, how: tuple["Lock", str]) -> None:
+        if self.ledger is not None and self.ledger.owed:
+            self.ledger.settle(f"unlock of {self.name}", due="unlock")
         task = self.world.current
         held = task.held
-        last = held[-1] if held else (None, "")
-        if last[0] is self and last[1] == mode:
+        if held and held[-1] is how:
             held.pop()
             task.top = task.tops.pop()
-        elif (self, mode) in held:
-            held.remove((self, mode))
+        elif how in held:
+            held.remove(how)
             task.rank_again()
         else:
             raise ModelError(
-                f"{task.name} unlocks {self.name}, which it does not hold for {mode}"
+                f"{task.name} unlocks {self.name}, which it does not hold for {how[1]}"
             )
         task.atomic -= self._spins
 

@@ -153,17 +153,17 @@ def op(
     return lambda function: Op(function, name=name, sleeps=sleeps)
 
 
-class _Nothing:
-    """Awaiting it takes no step: a path that is closed must not be scheduled again."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Generator[Step[Any], Any, None]:
-        return
-        yield
+@coroutine
+def _finished() -> Generator[Any, Any, None]:
+    """Take no step."""
+    return
+    yield
 
 
-_NOTHING = _Nothing()
+_NOTHING = _finished()
+"""Awaiting it takes no step: it is done, or a path that is closed ends here."""
+# A generator that has ended stays ended, so that one serves for all.
+next(iter(_NOTHING), None)
 
 
 class Scope:
@@ -178,8 +178,19 @@ class Scope:
     def __init__(self, enter: Step[Any], leave: Step[Any]) -> None:
         self.enter, self.leave = enter, leave
 
-    def __aenter__(self) -> Step[Any]:
-        return self.enter
+    def __aenter__(self) -> Any:
+        return _at_once(self.enter)
 
     def __aexit__(self, kind: type[BaseException] | None, *_: object) -> Any:
-        return self.leave if kind is None else _NOTHING
+        return _at_once(self.leave) if kind is None else _NOTHING
+
+
+def _at_once(step: Step[Any]) -> Any:
+    """Do a step on the spot where that is allowed; return what is to be awaited."""
+    world = _DIRECT.world
+    if world is None or step.op.sleeps or world.steps >= _DIRECT.bound:
+        return step
+    if step.op.fn(*step.args) is BLOCKED:
+        return step
+    world.steps += 1
+    return _NOTHING
