@@ -32,7 +32,8 @@ class OpenRange:
 
     :param start: hva in bytes; ``end`` is exclusive.
     :param old: pfns that the range mapped when it began.
-    :param returned: whether every subscriber has returned from start().
+    :param returned: whether every subscriber has returned from start(), and none has
+        been called for the end.
     """
 
     start: int
@@ -75,10 +76,7 @@ def check_touch(vcpu: "Vcpu", gfn: int, pfn: int, access: str) -> None:
         for opened in subscriptions.open_ranges:
             if opened.start <= hva < opened.end:
                 bracketed = True
-                # Between KVM's own end() and the end of the last one the host has
-                # done what it wanted, and may have left the page where it was.
-                running = vm.mmu_invalidate_in_progress
-                if opened.returned and running and pfn in opened.old:
+                if opened.returned and pfn in opened.old:
                     violate(
                         "touched-after-start",
                         f"{who} reaches page {pfn:#x} after start() returned",

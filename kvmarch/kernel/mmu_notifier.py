@@ -109,6 +109,17 @@ def _opened(opened: OpenRange) -> None:
     opened.returned = True
 
 
+@op(name="read notifier list to end")
+def _ending(mm: Mm, start: int, end: int) -> tuple[Subscription, ...]:
+    # The host has done what it wanted, and may have left the page where it was: from
+    # here on a guest may fault it in again, while other ranges are still under way.
+    for opened in mm.subscriptions.open_ranges:
+        if opened.returned and (opened.start, opened.end) == (start, end):
+            opened.returned = False
+            break
+    return tuple(mm.subscriptions.list)
+
+
 @op(name="close range")
 def _close(mm: Mm, start: int, end: int) -> None:
     for opened in mm.subscriptions.open_ranges:
@@ -198,7 +209,7 @@ async def mmu_notifier_invalidate_range_end(mm: Mm, start: int, end: int) -> Non
     if mm.subscriptions is None:
         return
     async with mm.subscriptions.srcu.read():
-        subscribers = await _subscribers(mm)
+        subscribers = await _ending(mm, start, end)
         for subscription in subscribers:
             if subscription.vm is not None:
                 vm = subscription.vm

@@ -16,6 +16,10 @@ from kvmarch.kernel.flush import (
 from kvmarch.kernel.memory_region import Region, set_memory_region
 from kvmarch.kernel.memslots import gfn_to_memslot
 from kvmarch.kernel.mmap import munmap
+from kvmarch.kernel.mmu_notifier import (
+    mmu_notifier_invalidate_range_end,
+    mmu_notifier_invalidate_range_start,
+)
 from kvmarch.kernel.vcpu import FAULT_BOUND, guest_access, run_guest
 from kvmarch.kernel.vm import IN_GUEST, OUTSIDE, READING
 from kvmarch.machine.steps import op
@@ -322,6 +326,24 @@ def test_reaching_the_old_page_after_start_is_reported(bench):
 
     assert before == []
     assert one.lost == ["touched-after-start"]
+
+
+def test_a_page_faulted_in_after_end_is_not_charged_to_the_next_start(one):
+    async def bracket(first, end):
+        await mmu_notifier_invalidate_range_start(one.mm, one.at(first), one.at(end))
+        await mmu_notifier_invalidate_range_end(one.mm, one.at(first), one.at(end))
+
+    one.slot()
+    one.access(0)
+    ending = one.actor("A", bracket(0, 1))
+    ending.to("close range")
+    one.access(0)
+    starting = one.actor("B", bracket(1, 2))
+    starting.to("start has returned")
+    one.access(0)
+
+    assert one.vm.mmu_invalidate_in_progress == 1
+    assert one.lost == []
 
 
 def test_answering_a_gfn_with_a_slot_as_mmio_is_reported(bench):
