@@ -15,7 +15,7 @@ __all__ = [
 from typing import Any, NamedTuple
 
 from kvmarch.kernel.huge_memory import split_huge
-from kvmarch.kernel.memslots import Memslot
+from kvmarch.kernel.memslots import READONLY, Memslot
 from kvmarch.kernel.vm import Vm
 from kvmarch.machine.host import (
     DIRTY,
@@ -263,11 +263,12 @@ async def faultin_pfn(vm: Vm, slot: Memslot, gfn: int, write: bool) -> FaultIn:
     :Kernel: __gfn_to_pfn_memslot(), hva_to_pfn(); __kvm_faultin_pfn() from v6.13.
     :returns: the page, with one reference that release_pfn() gives back.
     """
-    if write and slot.readonly:
+    readonly = slot.flags & READONLY
+    if write and readonly:
         return FaultIn(-1, writable=False, error="readonly")
     mm = vm.mm
     vpn = slot.hva(gfn, vm.page_shift) >> vm.page_shift
-    if not slot.readonly:
+    if not readonly:
         pfn = await _gup_fast(mm, vpn, True)
         if pfn >= 0:
             return FaultIn(pfn, writable=True)
@@ -276,7 +277,7 @@ async def faultin_pfn(vm: Vm, slot: Memslot, gfn: int, write: bool) -> FaultIn:
         return FaultIn(-1, writable=False, error="fault")
     if write:
         return FaultIn(pfn, writable=True)
-    if not slot.readonly:
+    if not readonly:
         again = await _gup_fast(mm, vpn, True)
         if again >= 0:
             await release_pfn(vm, pfn)

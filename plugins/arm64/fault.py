@@ -90,14 +90,14 @@ async def kvm_handle_guest_abort(
     :Locking: kvm->srcu read.
     """
     slot = await _find_slot(vcpu, gfn, access)
-    if isinstance(slot, str):
+    if type(slot) is str:
         return slot
     if why == "access":
         await _handle_access_fault(vcpu.vm, gfn)
         return "guest"
     ret = await vcpu.vm.k.arm64_user_mem_abort(vcpu, slot, gfn, access, why)
     # -EAGAIN means that the guest tries again.
-    return "guest" if ret in {0, -errno.EAGAIN} else "error"
+    return "guest" if not ret or ret == -errno.EAGAIN else "error"
 
 
 @op(name="mkyoung")
