@@ -2,6 +2,7 @@
 
 __all__ = [
     "EntryError",
+    "ExploreError",
     "FormatError",
     "KernelError",
     "KvmarchError",
@@ -41,6 +42,10 @@ class KernelError(KvmarchError):
 
 class ScenarioError(KvmarchError):
     """A scenario file does not load."""
+
+
+class ExploreError(KvmarchError):
+    """A machine or a schedule that cannot be explored."""
 
 
 class RecordingError(KvmarchError):

@@ -11,7 +11,7 @@ import sys
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from kvmarch.errors import ModelError
 
@@ -95,6 +95,8 @@ class SparseTable:
     """A table that stores only what differs from its empty value."""
 
     __slots__ = ("base", "cells", "empty", "level", "note", "pa", "refs", "size")
+    variables = ("base", "cells", "empty", "level", "note", "refs", "size")
+    """What its state is made of, as of a piece of the machine."""
 
     def __init__(self, pa: int, size: int, level: int, base: int, empty: int) -> None:
         self.pa, self.size, self.level, self.base = pa, size, level, base
@@ -102,6 +104,10 @@ class SparseTable:
         self.refs = 0
         self.note: Any = None
         self.cells: dict[int, int] = {}
+
+    def key(self) -> tuple[str, int]:
+        """Return the table's name."""
+        return "table", self.pa
 
     def get(self, index: int) -> int:
         """Return an entry."""
@@ -273,6 +279,8 @@ class TablePool:
     :param misuse: called with one sentence about what went wrong.
     """
 
+    variables = ("next_pa", "holes", "live", "retired", "freed")
+
     def __init__(
         self,
         *,
@@ -281,9 +289,9 @@ class TablePool:
         misuse: Callable[[str], None] | None = None,
     ) -> None:
         self._make = DenseTable if dense else SparseTable
-        self._next = base
+        self.next_pa = base
         self._misuse = misuse or _refuse
-        self._holes: dict[int, list[int]] = {}
+        self.holes: dict[int, list[int]] = {}
         self.live: dict[int, Table] = {}
         self.retired: dict[int, Table] = {}
         self.freed: dict[int, Table] = {}
@@ -297,17 +305,21 @@ class TablePool:
         """
         length = size * 8
         align = align or length
-        holes = self._holes.get(length, [])
+        holes = self.holes.get(length, [])
         pa = next((hole for hole in holes if not hole % align), 0)
+        table: Any
         if pa:
+            # The same object again: whoever still holds it sees the new table, as
+            # whoever kept a pointer into the page would.
             holes.remove(pa)
-            del self.freed[pa]
+            table = self.freed.pop(pa)
+            table.__init__(pa, size, level, base, empty)
         else:
-            pa = -(-self._next // align) * align
-            self._next = pa + length
-        table: Table = self._make(pa, size, level, base, empty)
+            pa = -(-self.next_pa // align) * align
+            self.next_pa = pa + length
+            table = self._make(pa, size, level, base, empty)
         self.live[pa] = table
-        return table
+        return cast("Table", table)
 
     def at(self, pa: int) -> Table:
         """Return the table at a physical address.
@@ -343,7 +355,7 @@ class TablePool:
             self._misuse(f"the table at {pa:#x} is freed twice")
             return
         self.freed[pa] = table
-        self._holes.setdefault(table.size * 8, []).append(pa)
+        self.holes.setdefault(table.size * 8, []).append(pa)
 
     def freeze(self) -> tuple[Any, ...]:
         """Return all tables as a hashable value."""

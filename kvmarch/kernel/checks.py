@@ -13,10 +13,10 @@ __all__ = [
     "note_logging",
 ]
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kvmarch.machine.host import PFN_SHIFT, PRESENT, WRITE, Mm
+from kvmarch.machine.world import Piece
 
 if TYPE_CHECKING:
     from kvmarch.kernel.memslots import Memslot
@@ -26,20 +26,29 @@ REMEMBERED = 4096
 """Pages of an invalidated range that are remembered; larger ranges are not checked."""
 
 
-@dataclass(slots=True)
-class OpenRange:
+class OpenRange(Piece):
     """An invalidation between its start and its end.
 
     :param start: hva in bytes; ``end`` is exclusive.
     :param old: pfns that the range mapped when it began.
-    :param returned: whether every subscriber has returned from start(), and none has
-        been called for the end.
+    :param task: who opened it.
+
+    ``returned`` says whether every subscriber has returned from start(), and none has
+    been called for the end.
     """
 
-    start: int
-    end: int
-    old: frozenset[int]
-    returned: bool = False
+    __slots__ = ("end", "old", "returned", "start", "task")
+    variables = ("returned", "old")
+
+    def __init__(self, start: int, end: int, old: frozenset[int], task: str) -> None:
+        self.start, self.end = start, end
+        self.old = old
+        self.returned = False
+        self.task = task
+
+    def key(self) -> tuple[str, int, int, str]:
+        """Return the range's name: a task has one of its kind open at a time."""
+        return "range", self.start, self.end, self.task
 
     def freeze(self) -> tuple[Any, ...]:
         """Return the range as a hashable value."""

@@ -99,7 +99,8 @@ def _subscribers(mm: Mm) -> tuple[Subscription, ...]:
 
 @op(name="open range")
 def _open(mm: Mm, start: int, end: int) -> OpenRange:
-    opened = OpenRange(start, end, pages_in(mm, start, end))
+    task = mm.world.current.name
+    opened = OpenRange(start, end, pages_in(mm, start, end), task)
     mm.subscriptions.open_ranges.append(opened)
     return opened
 

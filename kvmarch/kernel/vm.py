@@ -47,13 +47,17 @@ class Vm(Part):
         "memslots",
         "dirty_bitmaps",
         "updating",
+        "logging",
+        "next_key",
         "users_count",
+        "lock",
         "slots_lock",
         "slots_arch_lock",
         "mn_invalidate_lock",
         "gpc_lock",
         "mmu_lock",
         "srcu",
+        "irq_srcu",
         "rcu",
         "ledger",
         "tables",
@@ -150,7 +154,15 @@ class Vcpu(Part):
     other tasks ask of it before it enters the guest again.
     """
 
-    variables = ("mode", "requests", "tlb", "mmio_gfn", "mmio_generation", "arch")
+    variables = (
+        "mode",
+        "requests",
+        "tlb",
+        "mmio_gfn",
+        "mmio_generation",
+        "mutex",
+        "arch",
+    )
 
     def __init__(self, vm: Vm, number: int) -> None:
         self.vm = vm

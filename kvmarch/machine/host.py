@@ -12,7 +12,7 @@ from typing import Any
 from kvmarch.errors import ModelError
 from kvmarch.format.bits import EntryFormat, Field
 from kvmarch.machine.locks import Lock, LockClass
-from kvmarch.machine.world import Part, World
+from kvmarch.machine.world import Part, Piece, World
 
 MMAP_LOCK = LockClass("mmap_lock", rank=50, sleeps=True, shared=True)
 PAGE_TABLE_LOCK = LockClass("ptl", rank=60)
@@ -41,16 +41,27 @@ SPECIAL, EXEC = HostPte.special.mask, HostPte.exec.mask
 PFN_SHIFT = HostPte.pfn.low
 
 
-class Page:
+class Page(Piece):
     """One page of host memory.
 
     ``kind`` is ``anon``, ``ksm``, ``zero`` or ``file``; ``content`` a value that
     stands for what is written in it, equal for equal pages.
     """
 
-    __slots__ = ("accessed", "content", "dirty", "freed", "kind", "maps", "refs")
+    __slots__ = (
+        "accessed",
+        "content",
+        "dirty",
+        "freed",
+        "kind",
+        "maps",
+        "pfn",
+        "refs",
+    )
+    variables = ("kind", "content", "refs", "maps", "freed", "dirty", "accessed")
 
-    def __init__(self, kind: str, content: Any) -> None:
+    def __init__(self, pfn: int, kind: str, content: Any) -> None:
+        self.pfn = pfn
         self.kind = kind
         self.content = content
         self.refs = 0
@@ -58,6 +69,10 @@ class Page:
         self.freed = False
         self.dirty = False
         self.accessed = False
+
+    def key(self) -> tuple[str, int]:
+        """Return the page's name."""
+        return "page", self.pfn
 
     def freeze(self) -> tuple[Any, ...]:
         """Return the page as a hashable value."""
@@ -71,7 +86,7 @@ class HostMemory(Part):
         a freed page is not used again, so that whoever still uses it is seen.
     """
 
-    variables = ("pages", "free_pages")
+    variables = ("pages", "free_pages", "next_pfn")
 
     def __init__(
         self, world: World, *, first: int = 0x1000, reuse: bool = False
@@ -81,7 +96,7 @@ class HostMemory(Part):
         self.pages: dict[int, Page] = {}
         self.free_pages: list[int] = []
         self._marks: list[Callable[[], None]] = []
-        self._next = first
+        self.next_pfn = first
         self.zero_pfn = self.alloc("zero", 0)
         self.pages[self.zero_pfn].refs = 1
 
@@ -90,11 +105,11 @@ class HostMemory(Part):
         if count == 1 and self.reuse and self.free_pages:
             pfn = self.free_pages.pop()
         else:
-            pfn = -(-self._next // align) * align
-            self._next = pfn + count
+            pfn = -(-self.next_pfn // align) * align
+            self.next_pfn = pfn + count
         pages = self.pages
         for each in range(pfn, pfn + count):
-            pages[each] = Page(kind, content)
+            pages[each] = Page(each, kind, content)
         return pfn
 
     def get(self, pfn: int) -> None:

@@ -63,8 +63,14 @@ class Lock(Part):
         self._as_reader = (self, "read")
         self._spins = 0 if kind.sleeps else 1
         self._rank = kind.rank
-        self._write = Scope(self.take_write(), self.drop_write())
-        self._read = Scope(self.take_read(), self.drop_read())
+        self._write = Scope(
+            Step(Op(self._take_write, name=f"lock {self.name}"), ()),
+            Step(Op(self._drop_write, name=f"unlock {self.name}"), ()),
+        )
+        self._read = Scope(
+            Step(Op(self._take_read, name=f"read-lock {self.name}"), ()),
+            Step(Op(self._drop_read, name=f"read-unlock {self.name}"), ()),
+        )
 
     def __repr__(self) -> str:
         return f"Lock({self.name})"
@@ -84,19 +90,19 @@ class Lock(Part):
 
     def take_write(self) -> Step[Any]:
         """Return the step that takes the lock exclusively."""
-        return Step(Op(self._take_write, name=f"lock {self.name}"), ())
+        return self._write.enter
 
     def drop_write(self) -> Step[Any]:
         """Return the step that gives the exclusive lock back."""
-        return Step(Op(self._drop_write, name=f"unlock {self.name}"), ())
+        return self._write.leave
 
     def take_read(self) -> Step[Any]:
         """Return the step that takes the lock shared."""
-        return Step(Op(self._take_read, name=f"read-lock {self.name}"), ())
+        return self._read.enter
 
     def drop_read(self) -> Step[Any]:
         """Return the step that gives the shared lock back."""
-        return Step(Op(self._drop_read, name=f"read-unlock {self.name}"), ())
+        return self._read.leave
 
     def mode(self) -> str | None:
         """Return how the running task holds the lock: write, read or not at all."""
@@ -308,14 +314,14 @@ class Rcu(Part):
     when it was queued: the earliest moment that RCU allows.
     """
 
-    variables = ("readers",)
+    variables = ("readers", "queue")
     kind = LockClass("rcu", rank=0, nests=True)
     name = "rcu"
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.readers: list[str] = []
-        self._queue: list[tuple[list[str], Callable[[], None]]] = []
+        self.queue: list[tuple[list[str], Callable[[], None]]] = []
         self._scope = Scope(
             Step(Op(self._enter, name="rcu_read_lock"), ()),
             Step(Op(self._leave, name="rcu_read_unlock"), ()),
@@ -328,7 +334,7 @@ class Rcu(Part):
     def call(self, callback: Callable[[], None]) -> None:
         """Run the callback once every present reader has left (call_rcu)."""
         if self.readers:
-            self._queue.append((list(self.readers), callback))
+            self.queue.append((list(self.readers), callback))
         else:
             callback()
 
@@ -343,14 +349,14 @@ class Rcu(Part):
         self.readers.remove(task.name)
         task.held.remove((self, "read"))
         task.atomic -= 1
-        if not self._queue:
+        if not self.queue:
             return
-        waiting = self._queue
-        self._queue = []
+        waiting = self.queue
+        self.queue = []
         for readers, callback in waiting:
             if task.name in readers:
                 readers.remove(task.name)
             if readers:
-                self._queue.append((readers, callback))
+                self.queue.append((readers, callback))
             else:
                 callback()

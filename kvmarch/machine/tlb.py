@@ -44,7 +44,7 @@ class Tlb(Part):
     :param size: entries that fit; the oldest ones give way, a quarter at a time.
     """
 
-    variables = ("entries",)
+    variables = ("entries", "spans")
 
     def __init__(self, size: int = 1536) -> None:
         self.size = size

@@ -1,6 +1,6 @@
 """The state of a machine, and what is watched while it changes."""
 
-__all__ = ["Event", "Part", "Violation", "World"]
+__all__ = ["Event", "Part", "Piece", "Violation", "World"]
 
 from array import array
 from collections.abc import Callable, Hashable
@@ -21,6 +21,21 @@ class Part:
     def freeze(self) -> Hashable:
         """Return the state as a hashable value."""
         return tuple(_freeze(getattr(self, name)) for name in self.variables)
+
+
+class Piece:
+    """A small mutable object that lives in a container of some part.
+
+    :attr:`variables` names the attributes that are its state. Whoever explores all
+    interleavings keeps one state per piece, under its :meth:`key`.
+    """
+
+    __slots__ = ()
+    variables: ClassVar[tuple[str, ...]] = ()
+
+    def key(self) -> Hashable:
+        """Return what tells this piece from all others of its machine."""
+        raise NotImplementedError
 
 
 def _freeze(value: Any) -> Hashable:

@@ -1,6 +1,6 @@
 """Play a scenario: one schedule through the model, with all that can be seen."""
 
-__all__ = ["Played", "play", "set_up"]
+__all__ = ["Played", "check_dirty_logs", "play", "set_up", "task_path"]
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from kvmarch.machine.steps import op
 from kvmarch.machine.world import Event, Violation
 from kvmarch.scenarios import properties
 from kvmarch.scenarios.records import FIRST_HVA, Memory, Scenario, StepLine
-from kvmarch.scenarios.verbs import VERBS, Context, values
+from kvmarch.scenarios.verbs import VERBS, Context, make_gpcs, values
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,9 @@ def set_up(
             _fill(machine, row, base)
         base += -(-size >> 30) + 1 << 30
     info = k.arch_info
-    return Context(machine, memory, scenario.code, info.leaves_by)
+    context = Context(machine, memory, scenario.code, info.leaves_by)
+    make_gpcs(context, (line for task in scenario.tasks for line in task.steps))
+    return context
 
 
 def _fill(machine: Machine, row: Memory, base: int) -> None:
@@ -89,7 +91,7 @@ def _end(
         world.note("result", number=number, value=value)
 
 
-async def _task(
+async def task_path(
     context: Context,
     results: dict[tuple[str, int], Any],
     name: str,
@@ -128,7 +130,7 @@ class _Watcher:
                 )
 
 
-def _check_dirty_logs(context: Context) -> None:
+def check_dirty_logs(context: Context) -> None:
     """Fetch every dirty log once more: what was written must be in one of them."""
     machine = context.machine
     if machine.mm.mm_users == 0 or machine.vm.users_count == 0:
@@ -163,7 +165,7 @@ def play(
     tasks = [
         Task(
             lines.name,
-            lambda lines=lines: _task(  # type: ignore[misc]
+            lambda lines=lines: task_path(  # type: ignore[misc]
                 context, results, lines.name, lines.steps
             ),
         )
@@ -187,5 +189,5 @@ def play(
     world.observer = None
     properties.check(properties.compiled(scenario, "at-rest"), context)
     if outcome.end == "done":
-        _check_dirty_logs(context)
+        check_dirty_logs(context)
     return Played(scenario, context.machine, outcome, results)

@@ -5,9 +5,9 @@ Page numbers of a memory count from its start; gfns and pages are of the machine
 page size.
 """
 
-__all__ = ["VERBS", "Context", "Verb", "check_line"]
+__all__ = ["VERBS", "Context", "Verb", "check_line", "make_gpcs"]
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from kvmarch.machine.host import PFN_SHIFT, PRESENT
 from kvmarch.machine.steps import Path, op
 
 if TYPE_CHECKING:
-    from kvmarch.scenarios.records import Memory
+    from kvmarch.scenarios.records import Memory, StepLine
 
 FLAGS = {"log_dirty": LOG_DIRTY_PAGES, "readonly": READONLY}
 LEAVE_GPA = 0x1000_0000
@@ -390,27 +390,29 @@ def split_huge(c: Context, args: Mapping[str, Any]) -> Path[Any]:
 # -- gfn_to_pfn_cache --------------------------------------------------------------
 
 
-def _gpc(c: Context, name: str) -> Gpc:
-    if name not in c.gpcs:
-        c.gpcs[name] = Gpc(c.machine.vm, name)
-        c.machine.gpcs.append(c.gpcs[name])
-        c.machine.world.add(name, c.gpcs[name])
-    return c.gpcs[name]
+def make_gpcs(c: Context, lines: Iterable["StepLine"]) -> None:
+    """Make every gfn_to_pfn_cache that the lines name: inactive and invalid."""
+    for line in lines:
+        if line.verb.startswith("gpc_") and line.args["name"] not in c.gpcs:
+            name = line.args["name"]
+            c.gpcs[name] = Gpc(c.machine.vm, name)
+            c.machine.gpcs.append(c.gpcs[name])
+            c.machine.world.add(name, c.gpcs[name])
 
 
 @verb("Activate a gfn_to_pfn_cache for a page.", name="name", gfn="int")
 def gpc_map(c: Context, args: Mapping[str, Any]) -> Path[Any]:
-    return gpc_activate(_gpc(c, args["name"]), args["gfn"] << c.page_shift)
+    return gpc_activate(c.gpcs[args["name"]], args["gfn"] << c.page_shift)
 
 
 @verb("Write through a gfn_to_pfn_cache.", name="name")
 def gpc_store(c: Context, args: Mapping[str, Any]) -> Path[Any]:
-    return gpc_write(_gpc(c, args["name"]))
+    return gpc_write(c.gpcs[args["name"]])
 
 
 @verb("Deactivate a gfn_to_pfn_cache.", name="name")
 def gpc_unmap(c: Context, args: Mapping[str, Any]) -> Path[Any]:
-    return gpc_deactivate(_gpc(c, args["name"]))
+    return gpc_deactivate(c.gpcs[args["name"]])
 
 
 # -- ends --------------------------------------------------------------------------

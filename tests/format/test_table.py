@@ -195,8 +195,8 @@ def test_a_freed_page_is_reused_for_a_table_of_its_size(pool, misuse):
 
     assert other_size.pa != old.pa
     assert new.pa == old.pa
-    assert new is not old
     assert pool.at(old.pa) is new
+    assert (new.refs, new.note, new.level) == (0, None, 1)
     assert new.get(0) == 0
     assert misuse == []
 

@@ -1,0 +1,1 @@
+"""Every interleaving of a machine's tasks: the search, its schedules, its verdicts."""

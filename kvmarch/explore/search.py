@@ -1,0 +1,228 @@
+"""Search a state space: breadth first for shortest schedules, or depth first."""
+
+__all__ = ["Bounds", "Found", "Search", "explore"]
+
+import resource
+import time
+from dataclasses import dataclass, field
+
+from kvmarch.explore.cells import watched
+from kvmarch.explore.space import BLOCKED_STEP, NUMBER, Program, Space
+from kvmarch.machine.world import Violation
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Where a search is cut; 0 for no bound.
+
+    :param seconds: of the whole search.
+    :param memory: of the process, in MiB.
+    """
+
+    states: int = 0
+    depth: int = 0
+    seconds: float = 0.0
+    memory: int = 0
+
+
+@dataclass(slots=True)
+class Found:
+    """One property that is lost somewhere.
+
+    :param state: the state before the transition in which it is lost, or the end state
+        in which it is.
+    :param task: who takes that transition; -1 if it is lost at the end.
+    :param length: transitions of the shortest schedule that was found.
+    """
+
+    violation: Violation
+    state: int
+    task: int
+    length: int
+    count: int = 1
+
+
+@dataclass(slots=True)
+class Search:
+    """What a search has found."""
+
+    space: Space
+    found: dict[str, Found] = field(default_factory=dict)
+    transitions: int = 0
+    ends: set[int] = field(default_factory=set)
+    stuck: set[int] = field(default_factory=set)
+    seconds: float = 0.0
+    depth: int = 0
+    cut: str = ""
+    """Why the search is not complete; empty if it is."""
+    peak: int = 0
+    """Memory of the process at its highest, in KiB."""
+
+    @property
+    def states(self) -> int:
+        """Return how many states were reached."""
+        return len(self.space.parents)
+
+    def lose(self, violation: Violation, state: int, task: int, length: int) -> None:
+        """Count a loss, and keep the first of each property."""
+        known = self.found.get(violation.property)
+        if known is None:
+            self.found[violation.property] = Found(violation, state, task, length)
+        else:
+            known.count += 1
+            if length < known.length:
+                known.violation, known.state = violation, state
+                known.task, known.length = task, length
+
+
+def explore(
+    program: Program,
+    *,
+    order: str = "breadth",
+    bounds: Bounds | None = None,
+    always: bool = False,
+) -> Search:
+    """Visit every state that some schedule reaches.
+
+    :param order: ``breadth``, which finds shortest schedules first, or ``depth``.
+    :param always: ask the program's questions between all steps.
+    """
+    space = Space(program)
+    search = Search(space)
+    begun = time.perf_counter()
+    with watched(space.open()) as log:
+        space.start(log)
+        walk = _breadth_first if order == "breadth" else _depth_first
+        walk(search, bounds or Bounds(), begun, always)
+        space.load(space.initial)
+    search.seconds = time.perf_counter() - begun
+    search.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return search
+
+
+def _is_out(search: Search, bounds: Bounds, begun: float) -> str:
+    if bounds.states and len(search.space.parents) >= bounds.states:
+        return f"{bounds.states} states"
+    if bounds.seconds and time.perf_counter() - begun >= bounds.seconds:
+        return f"{bounds.seconds} seconds"
+    if bounds.memory:
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        if used >= bounds.memory << 10:
+            return f"{bounds.memory} MiB"
+    return ""
+
+
+def _breadth_first(search: Search, bounds: Bounds, begun: float, always: bool) -> None:
+    space = search.space
+    parents = space.parents
+    level = [space.initial]
+    if always:
+        _look_at(search, space.initial, 0)
+    while level:
+        if bounds.depth and search.depth >= bounds.depth:
+            search.cut = f"depth {bounds.depth}"
+            return
+        following: list[int] = []
+        for chunk in range(0, len(level), 4096):
+            search.cut = _is_out(search, bounds, begun)
+            if search.cut:
+                return
+            _expand(search, level[chunk : chunk + 4096], following)
+        if always:
+            for state in following:
+                _look_at(search, state, search.depth + 1)
+        level = following
+        if level:
+            search.depth += 1
+
+
+def _expand(search: Search, states: list[int], following: list[int]) -> None:
+    """Take every transition from each state."""
+    space = search.space
+    parents = space.parents
+    tasks = [
+        (i, shift, space.nodes[i], space.done_of) for i, shift in enumerate(space.shifts)
+    ]
+    transitions = 0
+    length = search.depth + 1
+    find = space.find
+    reach = following.append
+    for state in states:
+        moved = 0
+        waiting = False
+        for i, shift, nodes, done_of in tasks:
+            number = state >> shift & NUMBER
+            if number == done_of[i]:
+                continue
+            node = nodes[number]
+            change = node.known.get(state & node.mask)
+            if change is None:
+                change = find(state, i)
+            if change is BLOCKED_STEP:
+                waiting = True
+                continue
+            moved += 1
+            if type(change) is not int:
+                for violation in change.violations:
+                    search.lose(violation, state, i, length)
+            after = state + change
+            if after not in parents:
+                parents[after] = state
+                reach(after)
+        transitions += moved
+        if not moved:
+            _end(search, state, waiting)
+    search.transitions += transitions
+
+
+def _end(search: Search, state: int, waiting: bool) -> None:
+    """Look at a state in which no task can move."""
+    space = search.space
+    program = space.program
+    if waiting:
+        search.stuck.add(state)
+        who = ", ".join(
+            f"{name} waits at {space.nodes[i][state >> space.shifts[i] & NUMBER].name!r}"
+            for i, name in enumerate(space.names)
+            if state >> space.shifts[i] & NUMBER != space.done_of[i]
+        )
+        stuck = Violation("ends", f"no task can move: {who}", "")
+        search.lose(stuck, state, -1, search.depth)
+    else:
+        search.ends.add(state)
+    end = "stuck" if waiting else "done"
+    lost = space.ask(space.ends[waiting], state, lambda: program.at_rest(end))
+    for violation in lost:
+        search.lose(violation, state, -1, search.depth)
+
+
+def _look_at(search: Search, state: int, length: int) -> None:
+    space = search.space
+    for violation in space.ask(space.between, state, space.program.always):
+        search.lose(violation, state, -1, length)
+
+
+def _depth_first(search: Search, bounds: Bounds, begun: float, always: bool) -> None:
+    """Visit states newest first; schedules are not the shortest."""
+    space = search.space
+    stack = [(space.initial, 0)]
+    count = 0
+    if always:
+        _look_at(search, space.initial, 0)
+    while stack:
+        state, depth = stack.pop()
+        count += 1
+        if count % 1024 == 1:
+            search.cut = _is_out(search, bounds, begun)
+            if search.cut:
+                return
+        if bounds.depth and depth >= bounds.depth:
+            search.cut = f"depth {bounds.depth}"
+            continue
+        following: list[int] = []
+        search.depth = depth
+        _expand(search, [state], following)
+        for after in following:
+            if always:
+                _look_at(search, after, depth + 1)
+            stack.append((after, depth + 1))

@@ -1,0 +1,562 @@
+"""The transitions of a machine's tasks, each found once by running it.
+
+A state is one number: a field for each task's standpoint and a field for each cell
+that ever varied. A step's result depends on its standpoint and on the cells that it
+reads; once that combination has been run, it is a look-up for ever after. What is not
+yet known is run on the machine itself, which is put back and led along a schedule.
+"""
+
+__all__ = ["BLOCKED_STEP", "Marked", "Program", "Space"]
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from kvmarch.errors import ExploreError
+from kvmarch.explore.cells import Cells, Image
+from kvmarch.explore.standpoint import standpoint
+from kvmarch.machine.run import Task
+from kvmarch.machine.steps import BLOCKED, check_sleep
+from kvmarch.machine.world import Violation, World
+
+FIELD = 20
+"""Bits for the number of a standpoint or of a cell's value."""
+NUMBER = (1 << FIELD) - 1
+CHECK = False
+LOCAL_BOUND = 10_000
+"""Steps in a row that touch nothing shared, after which a task is hung."""
+
+
+class _BlockedStep:
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "BLOCKED_STEP"
+
+
+BLOCKED_STEP: Any = _BlockedStep()
+"""The transition of a step that must wait."""
+
+
+class Marked(int):
+    """A transition during which properties were lost."""
+
+    violations: tuple[Violation, ...]
+
+    def __new__(cls, delta: int, violations: tuple[Violation, ...]) -> "Marked":
+        """Return the change of the state with what was lost."""
+        made = super().__new__(cls, delta)
+        made.violations = violations
+        return made
+
+
+def _mark(delta: int, violations: tuple[Violation, ...]) -> int:
+    return Marked(delta, violations) if violations else delta
+
+
+class Program(Protocol):
+    """What can be explored: a machine and its tasks."""
+
+    world: World
+
+    def roots(self) -> Iterable[Any]:
+        """Return objects from which the whole machine is reached."""
+        ...
+
+    def tasks(self) -> list[Task]:
+        """Return new tasks, in the same order each time, not begun."""
+        ...
+
+    def fixed(self) -> tuple[type, ...]:
+        """Return classes whose objects never change."""
+        ...
+
+    def pieces(self) -> tuple[type, ...]:
+        """Return the classes of pieces that steps make."""
+        ...
+
+    def always(self) -> tuple[Violation, ...]:
+        """Return what is lost in the machine as it stands, between steps."""
+        ...
+
+    def at_rest(self, end: str) -> tuple[Violation, ...]:
+        """Return what is lost at the end; the machine may be used up."""
+        ...
+
+
+class Known:
+    """Transitions of one step by what it reads.
+
+    :param reads: the cells that any of the runs has read.
+    :param mask: the fields of the state that they are, and the standpoint's.
+    """
+
+    __slots__ = ("by_part", "counts", "mask", "reads")
+
+    def __init__(self, reads: frozenset[int], mask: int) -> None:
+        self.reads = reads
+        self.mask = mask
+        self.by_part: dict[int, Any] = {}
+        self.counts: dict[int, int] = {}
+        """Steps of a transition, where it is not one."""
+
+
+class Node:
+    """A standpoint: the step that comes next, and what is known about it.
+
+    ``known`` holds the transitions for the part of the state under ``mask``. When a run
+    reads a cell that none has read before, what was known stays true for its own part
+    of the state, and is kept as ``older``.
+    """
+
+    __slots__ = ("counts", "known", "latest", "mask", "name", "older", "writes")
+
+    def __init__(self, name: str, own: int = 0) -> None:
+        self.name = name
+        self.writes: set[int] = set()
+        self.older: list[Known] = []
+        self._use(Known(frozenset(), own))
+
+    def _use(self, latest: Known) -> None:
+        self.latest = latest
+        self.mask = latest.mask
+        self.known = latest.by_part
+        self.counts = latest.counts
+
+    @property
+    def reads(self) -> frozenset[int]:
+        """Return the cells that the step has read or written, in any state so far."""
+        return self.latest.reads
+
+    def read_more(self, reads: frozenset[int], mask: int) -> Known:
+        """Depend on more cells from now on; return where transitions now go."""
+        if self.known:
+            self.older.append(self.latest)
+        self._use(Known(self.reads | reads, mask))
+        return self.latest
+
+    def widen(self, known: Known, bits: int) -> None:
+        """Take up a field of a cell that was read before it ever varied."""
+        known.mask |= bits
+        if known is self.latest:
+            self.mask = known.mask
+
+    def know(self, state: int, change: Any, steps: int) -> None:
+        """Remember a transition."""
+        part = state & self.mask
+        self.known[part] = change
+        if steps != 1:
+            self.counts[part] = steps
+
+    def recall(self, state: int) -> Any:
+        """Return a transition that is known from before more was read, or None."""
+        for known in self.older:
+            part = state & known.mask
+            change = known.by_part.get(part)
+            if change is not None:
+                self.know(state, change, known.counts.get(part, 1))
+                return change
+        return None
+
+
+class Space:
+    """The state space of a program, made as it is walked.
+
+    A transition is one step of one task that touches something shared, and the steps
+    after it that touch nothing.
+
+    :param program: the machine and its tasks.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.world = program.world
+        self.names = tuple(task.name for task in program.tasks())
+        self.count = len(self.names)
+        self.shifts = tuple(FIELD * i for i in range(self.count))
+        self.nodes: list[list[Node]] = [[] for _ in self.names]
+        self.runs = 0
+        """Steps that were run to find their transition."""
+        self.resets = 0
+        self._ids: list[dict[Any, int]] = [{} for _ in self.names]
+        self.field_of: dict[int, int] = {}
+        """By cell that ever varied, the shift of its field."""
+        self._next_field = FIELD * self.count
+        self._readers: dict[int, list[tuple[Node, Known]]] = {}
+        self.done_of = [-1] * self.count
+        """By task, the number of the standpoint at its end."""
+        self.parents: dict[int, int] = {}
+        """By state, the one from which it was first reached; filled by the search."""
+        self._tasks: list[Task] = []
+        self._at: int | None = None
+        self.ends = Node("end"), Node("stuck")
+        self.between = Node("between steps")
+        self.initial = 0
+        self.lead: tuple[int, ...] = ()
+        """By task, the steps before its first that touches something shared."""
+
+    # -- setting up ------------------------------------------------------------
+
+    def open(self) -> list[type]:
+        """Take the machine's image; return the classes to be watched."""
+        self.image = Image(self.program.roots(), self.program.fixed())
+        self.cells = Cells(self.image)
+        return [*{*self.cells.kinds, *self.program.pieces()}]
+
+    def start(self, log: list[tuple[Any, str]]) -> None:
+        """Find the first standpoints, with accesses written to ``log``."""
+        self._log = log
+        self._first_numbers: list[int] = []
+        self.initial = 0
+        self._begin()
+        lead = []
+        for i in range(self.count):
+            task = self._tasks[i]
+            self.initial |= self._standpoint(i, task) << self.shifts[i]
+        self.initial, lead = self._run_lead(self.initial)
+        self.lead = tuple(lead)
+        self._at = self.initial
+        self.parents[self.initial] = -1
+
+    def _run_lead(self, state: int) -> tuple[int, list[int]]:
+        """Take the first steps of each task that touch nothing shared."""
+        lead = []
+        for i in range(self.count):
+            taken = 0
+            while not self._tasks[i].done:
+                node_number = state >> self.shifts[i] & NUMBER
+                node = self.nodes[i][node_number]
+                transition, _violations, moved = self._run(i, node, state)
+                if node.reads or not moved:
+                    if moved:
+                        # It was a step too far: begin again without it.
+                        self._begin()
+                        for j, count in enumerate((*lead, taken)):
+                            for _ in range(count):
+                                self._step(j)
+                    break
+                state += transition
+                taken += 1
+                if taken > LOCAL_BOUND:
+                    raise ExploreError(
+                        f"{self.names[i]} takes step after step and touches nothing "
+                        "shared: it never suspends to any purpose"
+                    )
+            lead.append(taken)
+        return state, lead
+
+    def _begin(self) -> None:
+        """Put the machine back as it was, with tasks that have not begun."""
+        self.resets += 1
+        for task in self._tasks:
+            if task.path is not None and not task.done:
+                task.path.close()
+        self.image.restore()
+        self.world.violations.clear()
+        self._tasks = self.program.tasks()
+        for task in self._tasks:
+            self.world.current = task
+            task.path = task.start()
+            self._send(task, None)
+        self.world.current = None
+        self.cells.now = [0] * len(self.cells.names)
+        self._log.clear()
+
+    # -- on the machine --------------------------------------------------------
+
+    def _send(self, task: Task, value: Any) -> None:
+        assert task.path is not None
+        try:
+            task.pending = task.path.send(value)
+        except StopIteration as stop:
+            task.done, task.result, task.pending = True, stop.value, None
+            if task.held:
+                holds = ", ".join(lock.name for lock, _ in task.held)
+                self.world.violate("locks", f"{task.name} ends and still holds {holds}")
+
+    def _step(self, i: int) -> bool:
+        """Take one step of a task; return whether it could move."""
+        task = self._tasks[i]
+        world = self.world
+        world.current = task
+        step = task.pending
+        if step.op.sleeps:
+            check_sleep(world, step.op)
+        value = step.op.fn(*step.args)
+        moved = value is not BLOCKED
+        if moved:
+            self._send(task, value)
+        world.current = None
+        return moved
+
+    def load(self, state: int) -> None:
+        """Bring the machine to a state that the search has reached."""
+        if self._at == state:
+            return
+        chain = []
+        while state >= 0:
+            chain.append(state)
+            state = self.parents[state]
+        chain.reverse()
+        self._begin()
+        for i, count in enumerate(self.lead):
+            for _ in range(count):
+                self._step(i)
+        for before, after in zip(chain, chain[1:], strict=False):
+            i, count = self.move_between(before, after)
+            for _ in range(count):
+                self._step(i)
+            if CHECK:
+                self.check(after, before, i)
+        self.world.violations.clear()
+        self._log.clear()
+        self._at = chain[-1]
+        self._read_numbers(self._at)
+
+    def check(self, state: int, before=None, who=None) -> None:
+        """Compare the machine with a state; for tests.
+
+        :raises ExploreError: they differ.
+        """
+        log = self._log
+        wrong = []
+        for i, task in enumerate(self._tasks):
+            if self._standpoint(i, task) != state >> self.shifts[i] & NUMBER:
+                wrong.append(f"{self.names[i]} stands elsewhere {task.pending!r} not {self.nodes[i][state >> self.shifts[i] & NUMBER].name}")
+        for cell, name in enumerate(self.cells.names):
+            shift = self.field_of.get(cell)
+            number = 0 if shift is None else state >> shift & NUMBER
+            try: found = self.cells.look(cell)
+            except Exception as e: continue
+            if found != number and not (number==0 and self.cells.values[cell][0] is None):
+                wrong.append(f"{name} is {self.cells.values[cell][found]}, not {self.cells.values[cell][number]}")
+        if wrong:
+            if before is not None:
+                wrong.append((self.names[who], self.nodes[who][before>>self.shifts[who]&NUMBER].name))
+            raise ExploreError(f"the machine is not in its state: {wrong}")
+        log.clear()
+
+    def _read_numbers(self, state: int) -> None:
+        now = self.cells.now = [0] * len(self.cells.names)
+        for cell, shift in self.field_of.items():
+            now[cell] = state >> shift & NUMBER
+
+    def move_between(self, before: int, after: int) -> tuple[int, int]:
+        """Return which task leads from a state to the next, and its steps."""
+        for i in range(self.count):
+            number = before >> self.shifts[i] & NUMBER
+            if number == self.done_of[i]:
+                continue
+            node = self.nodes[i][number]
+            part = before & node.mask
+            transition = node.known.get(part)
+            if transition is None:
+                transition = node.recall(before)
+            if (
+                transition is not None
+                and transition is not BLOCKED_STEP
+                and before + transition == after
+            ):
+                return i, node.counts.get(part, 1)
+        raise ExploreError("a state has lost its predecessor")
+
+    # -- standpoints -----------------------------------------------------------
+
+    def _standpoint(self, i: int, task: Task) -> int:
+        key: Any = None
+        name = "end"
+        if not task.done:
+            held = tuple((lock.name, mode) for lock, mode in task.held)
+            step = task.pending
+            name = step.op.name
+            doing = step.op, self.cells.freeze(step.args)
+            key = held, doing, standpoint(task.path, self.cells)
+        number = self._ids[i].get(key)
+        if number is None:
+            number = self._ids[i][key] = len(self.nodes[i])
+            if number > NUMBER:
+                raise ExploreError(f"{self.names[i]} has too many standpoints")
+            self.nodes[i].append(Node(name, NUMBER << self.shifts[i]))
+            if key is None:
+                self.done_of[i] = number
+        return number
+
+    # -- transitions -----------------------------------------------------------
+
+    def find(self, state: int, i: int) -> Any:
+        """Return a transition that is not known yet: run it, and some that follow.
+
+        :returns: the change of the state, or BLOCKED_STEP.
+        """
+        number = state >> self.shifts[i] & NUMBER
+        known = self.nodes[i][number].recall(state)
+        if known is not None:
+            return known
+        self.load(state)
+        wanted = self._find_here(state, i)
+        self._run_ahead(i)
+        return wanted
+
+    def _find_here(self, state: int, i: int) -> Any:
+        """Run a task's step from the state that the machine is in.
+
+        The steps after it that touch nothing belong to the transition. One that was
+        never run has to be run to know: if it touches something, it is found too.
+        """
+        node = self.nodes[i][state >> self.shifts[i] & NUMBER]
+        delta, violations, moved = self._run(i, node, state)
+        if not moved:
+            node.know(state, BLOCKED_STEP, 1)
+            return BLOCKED_STEP
+        first: Any = None
+        steps = 1
+        task = self._tasks[i]
+        while True:
+            here = state + delta
+            following = None if task.done else self.nodes[i][here >> self.shifts[i] & NUMBER]
+            if following is not None and not following.reads:
+                if not following.known:
+                    more, lost, moved = self._run(i, following, here)
+                    if moved and not following.reads:
+                        following.know(here, _mark(more, lost), 1)
+                        delta, violations, steps = (
+                            delta + more,
+                            violations + lost,
+                            steps + 1,
+                        )
+                        continue
+                    change = self._settle(node, state, delta, violations, steps)
+                    first = change if first is None else first
+                    if not moved:
+                        following.know(here, BLOCKED_STEP, 1)
+                        self._at = here
+                        return first
+                    # The machine has gone on: what it found belongs to the next step.
+                    node, state = following, here
+                    delta, violations, steps = more, lost, 1
+                    continue
+                more = following.known[here & following.mask]
+                if more is not BLOCKED_STEP:
+                    if not self._step(i):
+                        raise ExploreError(f"{following.name} waits and did not before")
+                    self._log.clear()
+                    self.world.violations.clear()
+                    delta, steps = delta + int(more), steps + 1
+                    violations += getattr(more, "violations", ())
+                    if steps > LOCAL_BOUND:
+                        raise ExploreError(
+                            f"{self.names[i]} takes step after step and touches "
+                            "nothing shared: it never suspends to any purpose"
+                        )
+                    continue
+            change = self._settle(node, state, delta, violations, steps)
+            self._at = here
+            return change if first is None else first
+
+    def _settle(
+        self, node: Node, state: int, delta: int, violations: tuple[Any, ...], steps: int
+    ) -> Any:
+        change = _mark(delta, violations)
+        node.know(state, change, steps)
+        return change
+
+    def _run_ahead(self, i: int) -> None:
+        """Go on from where the machine stands while there is something to find."""
+        while self._at is not None:
+            state = self._at
+            for j in (i, *(j for j in range(self.count) if j != i)):
+                number = state >> self.shifts[j] & NUMBER
+                if number == self.done_of[j]:
+                    continue
+                node = self.nodes[j][number]
+                if state & node.mask in node.known or node.recall(state) is not None:
+                    continue
+                if self._find_here(state, j) is not BLOCKED_STEP:
+                    break
+            else:
+                return
+
+    def _run(
+        self, i: int, node: Node, state: int
+    ) -> tuple[int, tuple[Violation, ...], bool]:
+        """Run one step with its accesses watched.
+
+        :returns: the change of the state, what was lost, and whether it could move.
+        """
+        self.runs += 1
+        log, world = self._log, self.world
+        log.clear()
+        moved = self._step(i)
+        violations = tuple(world.violations)
+        world.violations.clear()
+        delta = 0
+        if moved:
+            task = self._tasks[i]
+            delta = (self._standpoint(i, task) << self.shifts[i]) - (
+                state & NUMBER << self.shifts[i]
+            )
+        delta += self._account(node)
+        return delta, violations, moved
+
+    def _account(self, node: Node) -> int:
+        """Find out what was read and written; return the change of the cells."""
+        cells = self.cells
+        touched = {cells.cell(owner, name) for owner, name in self._log}
+        delta = sum(self._look(cell, node) for cell in sorted(touched))
+        self._log.clear()
+        self._depend(node, touched)
+        return delta
+
+    def _look(self, cell: int, node: Node) -> int:
+        cells = self.cells
+        number = cells.look(cell)
+        before = cells.now[cell]
+        cells.now[cell] = number
+        if number == before:
+            return 0
+        node.writes.add(cell)
+        shift = self.field_of.get(cell)
+        if shift is None:
+            shift = self.field_of[cell] = self._next_field
+            self._next_field += FIELD
+            # Until now the cell had its first value everywhere, so that what is known
+            # stays true.
+            for reader, known in self._readers.get(cell, ()):
+                reader.widen(known, NUMBER << shift)
+        if number > NUMBER:
+            raise ExploreError(f"{cells.names[cell]} takes too many values")
+        return (number - before) << shift
+
+    def _depend(self, node: Node, touched: set[int]) -> None:
+        """Let a step depend on what it has touched."""
+        fresh = frozenset(touched) - node.reads
+        if not fresh:
+            return
+        mask = node.mask
+        for cell in fresh:
+            shift = self.field_of.get(cell)
+            if shift is not None:
+                mask |= NUMBER << shift
+        known = node.read_more(fresh, mask)
+        for cell in known.reads:
+            self._readers.setdefault(cell, []).append((node, known))
+
+    # -- questions between steps -----------------------------------------------
+
+    def ask(self, node: Node, state: int, question: Callable[[], Any]) -> Any:
+        """Return the answer to a question about a state, asked once per what it reads."""
+        part = state & node.mask
+        answer = node.known.get(part)
+        if answer is None:
+            answer = node.recall(state)
+        if answer is None:
+            self.load(state)
+            self._log.clear()
+            answer = question()
+            self.world.violations.clear()
+            self._at = None
+            cells = self.cells
+            touched = {cells.cell(owner, name) for owner, name in self._log}
+            self._log.clear()
+            self._depend(node, touched)
+            node.know(state, answer, 1)
+        return answer
