@@ -213,6 +213,13 @@ def watched(kinds: Iterable[type]) -> Iterator[list[tuple[Any, str]]]:
         _log.clear()
 
 
+def _sorted(names: Any) -> Hashable:
+    """Return a list of names, or of such lists, without its order."""
+    if any(isinstance(item, list) for item in names):
+        return tuple(tuple(sorted(item)) for item in names)
+    return tuple(sorted(names))
+
+
 class Cells:
     """The cells of one machine.
 
@@ -287,7 +294,10 @@ class Cells:
             variable = owner.__dict__ if hasattr(owner, "__dict__") else None
             if variable is None:
                 raise ExploreError(f"{title}: parts with slots cannot be explored")
-            self._get.append(lambda: self.freeze(variable.get(name)))
+            if name in getattr(owner, "unordered", ()):
+                self._get.append(lambda: _sorted(variable.get(name)))
+            else:
+                self._get.append(lambda: self.freeze(variable.get(name)))
         else:
             self._piece[number] = owner
             self._get.append(lambda: self._freeze_piece(self._piece[number]))

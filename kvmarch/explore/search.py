@@ -2,6 +2,7 @@
 
 __all__ = ["Bounds", "Found", "Search", "explore"]
 
+import gc
 import resource
 import time
 from dataclasses import dataclass, field
@@ -93,7 +94,13 @@ def explore(
     with watched(space.open()) as log:
         space.start(log)
         walk = _breadth_first if order == "breadth" else _depth_first
-        walk(search, bounds or Bounds(), begun, always)
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            walk(search, bounds or Bounds(), begun, always)
+        finally:
+            if collecting:
+                gc.enable()
         space.load(space.initial)
     search.seconds = time.perf_counter() - begun
     search.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -18,12 +18,33 @@ from kvmarch.machine.run import Task
 from kvmarch.machine.steps import BLOCKED, check_sleep
 from kvmarch.machine.world import Violation, World
 
-FIELD = 20
-"""Bits for the number of a standpoint or of a cell's value."""
+FIELD = 14
+"""Bits for the number of a standpoint."""
 NUMBER = (1 << FIELD) - 1
+DIGIT = 4
+"""Bits of a digit: a cell has as many digits as its values need."""
+DIGIT_MASK = (1 << DIGIT) - 1
+SALT = 72
+"""Bits for the sum that keeps hashes apart: 56 for each of up to 65,536 cells."""
+_WORD = (1 << 64) - 1
 CHECK = False
 LOCAL_BOUND = 10_000
 """Steps in a row that touch nothing shared, after which a task is hung."""
+
+
+def _salt(cell: int, number: int) -> int:
+    """Return a number of 56 bits that looks random; 0 for a cell's first value.
+
+    Python hashes a number by its remainder of 2**61 - 1, in which the digits of a long
+    one fall upon each other. The sum of these over all cells, in the state as well,
+    makes hashes of different states differ.
+    """
+    if not number:
+        return 0
+    mixed = (cell * 0x9E3779B97F4A7C15 + number * 0xC2B2AE3D27D4EB4F + 1) & _WORD
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ mixed >> shift) * factor & _WORD
+    return (mixed ^ mixed >> 31) >> 8
 
 
 class _BlockedStep:
@@ -178,9 +199,10 @@ class Space:
         """Steps that were run to find their transition."""
         self.resets = 0
         self._ids: list[dict[Any, int]] = [{} for _ in self.names]
-        self.field_of: dict[int, int] = {}
-        """By cell that ever varied, the shift of its field."""
-        self._next_field = FIELD * self.count
+        self.digits_of: dict[int, list[int]] = {}
+        """By cell that ever varied, the shifts of its digits, lowest first."""
+        self._salt = FIELD * self.count
+        self._next_digit = self._salt + SALT
         self._readers: dict[int, list[tuple[Node, Known]]] = {}
         self.done_of = [-1] * self.count
         """By task, the number of the standpoint at its end."""
@@ -323,8 +345,7 @@ class Space:
             if self._standpoint(i, task) != state >> self.shifts[i] & NUMBER:
                 wrong.append(f"{self.names[i]} stands elsewhere {task.pending!r} not {self.nodes[i][state >> self.shifts[i] & NUMBER].name}")
         for cell, name in enumerate(self.cells.names):
-            shift = self.field_of.get(cell)
-            number = 0 if shift is None else state >> shift & NUMBER
+            number = self.number_in(state, cell)
             try: found = self.cells.look(cell)
             except Exception as e: continue
             if found != number and not (number==0 and self.cells.values[cell][0] is None):
@@ -337,8 +358,22 @@ class Space:
 
     def _read_numbers(self, state: int) -> None:
         now = self.cells.now = [0] * len(self.cells.names)
-        for cell, shift in self.field_of.items():
-            now[cell] = state >> shift & NUMBER
+        for cell in self.digits_of:
+            now[cell] = self.number_in(state, cell)
+
+    def number_in(self, state: int, cell: int) -> int:
+        """Return the number of a cell's value in a state."""
+        number = 0
+        for place, shift in enumerate(self.digits_of.get(cell, ())):
+            number |= (state >> shift & DIGIT_MASK) << DIGIT * place
+        return number
+
+    def _bits(self, cell: int, number: int) -> int:
+        """Return the part of a state that gives a cell a value."""
+        bits = _salt(cell, number) << self._salt
+        for place, shift in enumerate(self.digits_of.get(cell, ())):
+            bits |= (number >> DIGIT * place & DIGIT_MASK) << shift
+        return bits
 
     def move_between(self, before: int, after: int) -> tuple[int, int]:
         """Return which task leads from a state to the next, and its steps."""
@@ -514,17 +549,14 @@ class Space:
         if number == before:
             return 0
         node.writes.add(cell)
-        shift = self.field_of.get(cell)
-        if shift is None:
-            shift = self.field_of[cell] = self._next_field
-            self._next_field += FIELD
-            # Until now the cell had its first value everywhere, so that what is known
-            # stays true.
+        digits = self.digits_of.setdefault(cell, [])
+        while number >> DIGIT * len(digits):
+            # Until now the digit was 0 everywhere, so that what is known stays true.
             for reader, known in self._readers.get(cell, ()):
-                reader.widen(known, NUMBER << shift)
-        if number > NUMBER:
-            raise ExploreError(f"{cells.names[cell]} takes too many values")
-        return (number - before) << shift
+                reader.widen(known, DIGIT_MASK << self._next_digit)
+            digits.append(self._next_digit)
+            self._next_digit += DIGIT
+        return self._bits(cell, number) - self._bits(cell, before)
 
     def _depend(self, node: Node, touched: set[int]) -> None:
         """Let a step depend on what it has touched."""
@@ -533,9 +565,8 @@ class Space:
             return
         mask = node.mask
         for cell in fresh:
-            shift = self.field_of.get(cell)
-            if shift is not None:
-                mask |= NUMBER << shift
+            for shift in self.digits_of.get(cell, ()):
+                mask |= DIGIT_MASK << shift
         known = node.read_more(fresh, mask)
         for cell in known.reads:
             self._readers.setdefault(cell, []).append((node, known))

@@ -9,6 +9,7 @@ __all__ = ["DenseTable", "Match", "SparseTable", "Table", "TablePool"]
 
 import sys
 from array import array
+from bisect import insort
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, Protocol, cast
@@ -355,7 +356,8 @@ class TablePool:
             self._misuse(f"the table at {pa:#x} is freed twice")
             return
         self.freed[pa] = table
-        self.holes.setdefault(table.size * 8, []).append(pa)
+        # The lowest is taken first, so that the order of frees leaves no trace.
+        insort(self.holes.setdefault(table.size * 8, []), pa)
 
     def freeze(self) -> tuple[Any, ...]:
         """Return all tables as a hashable value."""

@@ -45,6 +45,7 @@ class Lock(Part):
     """
 
     variables = ("writer", "readers")
+    unordered = ("readers",)
 
     def __init__(
         self,
@@ -220,6 +221,7 @@ class Srcu(Part):
     """
 
     variables = ("idx", "readers", "synchronizing")
+    unordered = ("readers",)
     kind = _SRCU
 
     def __init__(
@@ -315,6 +317,7 @@ class Rcu(Part):
     """
 
     variables = ("readers", "queue")
+    unordered = ("readers",)
     kind = LockClass("rcu", rank=0, nests=True)
     name = "rcu"
 

@@ -17,6 +17,8 @@ class Part:
     """
 
     variables: ClassVar[tuple[str, ...]] = ()
+    unordered: ClassVar[tuple[str, ...]] = ()
+    """Those of them that are lists whose order says nothing."""
 
     def freeze(self) -> Hashable:
         """Return the state as a hashable value."""
