@@ -24,10 +24,13 @@ LAYERS = {
     "kernel": {"changes", "errors", "format", "machine"},
     "plugins": {"arch", "changes", "errors", "hookspecs", "kernel"},
     "report": {"errors"},
+    "explore": {"errors", "machine"},
     "scenarios": {
         "arch",
         "changes",
         "errors",
+        "explore",
+        "format",
         "kernel",
         "machine",
         "plugins",
@@ -41,7 +44,7 @@ LAYERS = {
         "report",
         "scenarios",
     },
-    "cli": {"errors", "plugins", "recordings", "report", "scenarios"},
+    "cli": {"errors", "explore", "plugins", "recordings", "report", "scenarios"},
     "__main__": {"cli"},
 }
 """What each part of kvmarch may import, besides itself. The package itself gathers

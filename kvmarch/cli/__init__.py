@@ -9,7 +9,9 @@ def main() -> None:
     """Run the command line; a usage error is one line, as every other is."""
     import click
 
-    from kvmarch.cli.commands import cli
+    from kvmarch.cli import exploring
+
+    cli = exploring.cli
 
     try:
         status = cli.main(prog_name="kvmarch", standalone_mode=False)

@@ -1,6 +1,6 @@
 """The commands. Each parses, makes one call and prints the table it gets."""
 
-__all__ = ["cli"]
+__all__ = ["choose_of", "cli", "load_plugins", "print_table", "scenario_of"]
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def cli(ctx: click.Context, trace_plugins: bool) -> None:
         click.echo(WELCOME, nl=False)
 
 
-def _plugins() -> Any:
+def load_plugins() -> Any:
     from kvmarch.plugins import load
 
     plugins = load(trace=bool(click.get_current_context().obj))
@@ -50,7 +50,7 @@ def _plugins() -> Any:
     return plugins
 
 
-def _choose(
+def choose_of(
     arch: tuple[str, ...],
     kernel: tuple[str, ...],
     plus: tuple[str, ...],
@@ -64,13 +64,13 @@ def _choose(
     )
 
 
-def _scenario(name: str, plugins: Any) -> Any:
+def scenario_of(name: str, plugins: Any) -> Any:
     from kvmarch.scenarios.file import find, load
 
     return load(find(name, plugins.scenario_folders()))
 
 
-def _print(table: Any, style: str, output: str | None) -> None:
+def print_table(table: Any, style: str, output: str | None) -> None:
     from kvmarch.report.render import render
 
     emit(render(table, style), output, table.status)
@@ -94,12 +94,14 @@ def compare(
     from kvmarch.scenarios import compare as work
     from kvmarch.scenarios.lists import comparable
 
-    plugins = _plugins()
+    plugins = load_plugins()
     if scenario is None:
-        _print(comparable(plugins), style, output)
+        print_table(comparable(plugins), style, output)
         return
-    choose = _choose(arch, kernel, plus, minus, settings)
-    _print(work.compare(_scenario(scenario, plugins), plugins, choose), style, output)
+    choose = choose_of(arch, kernel, plus, minus, settings)
+    print_table(
+        work.compare(scenario_of(scenario, plugins), plugins, choose), style, output
+    )
 
 
 @cli.command()
@@ -125,12 +127,12 @@ def run(
     """Run a scenario on one architecture and release, and show what happens."""
     from kvmarch.scenarios.show import run_table
 
-    plugins = _plugins()
-    choose = _choose(arch, kernel, plus, minus, settings)
+    plugins = load_plugins()
+    choose = choose_of(arch, kernel, plus, minus, settings)
     table = run_table(
-        _scenario(scenario, plugins), plugins, choose, each_step=steps, bound=bound
+        scenario_of(scenario, plugins), plugins, choose, each_step=steps, bound=bound
     )
-    _print(table, style, output)
+    print_table(table, style, output)
 
 
 @cli.command()
@@ -154,14 +156,14 @@ def formats(
     """Show the fields of an architecture's entries, or decode a value."""
     from kvmarch.scenarios.formats import decode_table, formats_table
 
-    choose = _choose((arch,), (kernel,) if kernel else (), plus, minus, settings)
-    plugins = _plugins()
+    choose = choose_of((arch,), (kernel,) if kernel else (), plus, minus, settings)
+    plugins = load_plugins()
     table = (
         formats_table(plugins, choose, level)
         if value is None
         else decode_table(plugins, choose, value, level)
     )
-    _print(table, style, output)
+    print_table(table, style, output)
 
 
 @cli.command()
@@ -170,7 +172,7 @@ def scenarios(style: str, output: str | None) -> None:
     """List the scenarios."""
     from kvmarch.scenarios.lists import scenarios_table
 
-    _print(scenarios_table(_plugins()), style, output)
+    print_table(scenarios_table(load_plugins()), style, output)
 
 
 @cli.command()
@@ -186,12 +188,12 @@ def kernels(
     """List releases and changes, or what differs between two releases."""
     from kvmarch.scenarios.lists import changes_table, diff_table
 
-    plugins = _plugins()
-    choose = _choose(arch, (), (), (), ())
+    plugins = load_plugins()
+    choose = choose_of(arch, (), (), (), ())
     table = (
         diff_table(plugins, choose, *diff) if diff else changes_table(plugins, choose)
     )
-    _print(table, style, output)
+    print_table(table, style, output)
 
 
 @cli.command()
@@ -200,7 +202,7 @@ def plugins(style: str, output: str | None) -> None:
     """List the architectures that are installed, and those that were refused."""
     from kvmarch.scenarios.lists import plugins_table
 
-    _print(plugins_table(_plugins()), style, output)
+    print_table(plugins_table(load_plugins()), style, output)
 
 
 @cli.command()
@@ -220,6 +222,6 @@ def conform(
     """Compare recordings of real kernels with the model; by default all shipped."""
     from kvmarch.recordings.table import conform_table
 
-    choose = _choose((), (), plus, minus, settings)
-    table = conform_table(recordings, _plugins(), choose, everything=verbose)
-    _print(table, style, output)
+    choose = choose_of((), (), plus, minus, settings)
+    table = conform_table(recordings, load_plugins(), choose, everything=verbose)
+    print_table(table, style, output)

@@ -6,7 +6,7 @@ is known by a small number, so that a state of the machine is a few numbers. Whi
 and wrote is found out by running it, never declared.
 """
 
-__all__ = ["Cells", "Image", "watched"]
+__all__ = ["Cells", "Image", "Log", "watched"]
 
 from array import array
 from collections import Counter, deque
@@ -155,13 +155,29 @@ class Image:
             restore()
 
 
-_log: list[tuple[Any, str]] = []
-"""Accesses since it was last cleared: the object and its variable."""
+class Log:
+    """Accesses since it was last cleared: each an object and its variable."""
+
+    __slots__ = ("read", "stored")
+
+    def __init__(self) -> None:
+        self.read: list[tuple[Any, str]] = []
+        """What was read, and may have been changed in place."""
+        self.stored: list[tuple[Any, str]] = []
+        """What was given another value."""
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.read.clear()
+        self.stored.clear()
+
+
+_log = Log()
 
 
 def _watch(kind: type, name: str) -> property:
     slot = vars(kind).get(name)
-    log = _log.append
+    log, stored = _log.read.append, _log.stored.append
     if isinstance(slot, MemberDescriptorType):
         read, store = slot.__get__, slot.__set__
 
@@ -170,7 +186,7 @@ def _watch(kind: type, name: str) -> property:
             return read(self)
 
         def set_slot(self: Any, value: Any) -> None:
-            log((self, name))
+            stored((self, name))
             store(self, value)
 
         return property(get_slot, set_slot)
@@ -183,17 +199,17 @@ def _watch(kind: type, name: str) -> property:
             raise AttributeError(name) from None
 
     def put(self: Any, value: Any) -> None:
-        log((self, name))
+        stored((self, name))
         self.__dict__[name] = value
 
     return property(get, put)
 
 
 @contextmanager
-def watched(kinds: Iterable[type]) -> Iterator[list[tuple[Any, str]]]:
+def watched(kinds: Iterable[type]) -> Iterator[Log]:
     """Write down every access to a variable of these classes.
 
-    :returns: the list; whoever uses it clears it.
+    :returns: the log; whoever uses it clears it.
     """
     before: list[tuple[type, str, Any]] = []
     absent = object()

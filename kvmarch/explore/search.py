@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 
 from kvmarch.explore.cells import watched
+from kvmarch.explore.cycles import find_fair_cycle
 from kvmarch.explore.space import BLOCKED_STEP, NUMBER, Program, Space
 from kvmarch.machine.world import Violation
 
@@ -50,6 +51,8 @@ class Search:
     space: Space
     found: dict[str, Found] = field(default_factory=dict)
     transitions: int = 0
+    lost_at: dict[str, set[int]] = field(default_factory=dict)
+    """By property, the states in which it is lost, not the step."""
     ends: set[int] = field(default_factory=set)
     stuck: set[int] = field(default_factory=set)
     seconds: float = 0.0
@@ -66,6 +69,8 @@ class Search:
 
     def lose(self, violation: Violation, state: int, task: int, length: int) -> None:
         """Count a loss, and keep the first of each property."""
+        if task < 0:
+            self.lost_at.setdefault(violation.property, set()).add(state)
         known = self.found.get(violation.property)
         if known is None:
             self.found[violation.property] = Found(violation, state, task, length)
@@ -98,6 +103,8 @@ def explore(
         gc.disable()
         try:
             walk(search, bounds or Bounds(), begun, always)
+            if not search.cut:
+                _look_for_livelock(search)
         finally:
             if collecting:
                 gc.enable()
@@ -105,6 +112,20 @@ def explore(
     search.seconds = time.perf_counter() - begun
     search.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return search
+
+
+def _look_for_livelock(search: Search) -> None:
+    space = search.space
+    cycle = find_fair_cycle(space)
+    if cycle is not None:
+        state, moving = cycle
+        who = " and ".join(space.names[i] for i in moving)
+        search.lose(
+            Violation("ends", f"{who} can go on for ever, every task in turn", ""),
+            state,
+            -1,
+            len(space.path_to(state)) - 1,
+        )
 
 
 def _is_out(search: Search, bounds: Bounds, begun: float) -> str:
@@ -148,7 +169,8 @@ def _expand(search: Search, states: list[int], following: list[int]) -> None:
     space = search.space
     parents = space.parents
     tasks = [
-        (i, shift, space.nodes[i], space.done_of) for i, shift in enumerate(space.shifts)
+        (i, shift, space.nodes[i], space.done_of)
+        for i, shift in enumerate(space.shifts)
     ]
     transitions = 0
     length = search.depth + 1

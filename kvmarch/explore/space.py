@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from kvmarch.errors import ExploreError
-from kvmarch.explore.cells import Cells, Image
+from kvmarch.explore.cells import Cells, Image, Log
 from kvmarch.explore.standpoint import standpoint
 from kvmarch.machine.run import Task
 from kvmarch.machine.steps import BLOCKED, check_sleep
@@ -213,6 +213,8 @@ class Space:
         self.ends = Node("end"), Node("stuck")
         self.between = Node("between steps")
         self.initial = 0
+        self.last: tuple[frozenset[int], frozenset[int]] = frozenset(), frozenset()
+        """What the step that was run last has read, and what it has written."""
         self.lead: tuple[int, ...] = ()
         """By task, the steps before its first that touches something shared."""
 
@@ -224,7 +226,7 @@ class Space:
         self.cells = Cells(self.image)
         return [*{*self.cells.kinds, *self.program.pieces()}]
 
-    def start(self, log: list[tuple[Any, str]]) -> None:
+    def start(self, log: Log) -> None:
         """Find the first standpoints, with accesses written to ``log``."""
         self._log = log
         self._first_numbers: list[int] = []
@@ -310,15 +312,20 @@ class Space:
         world.current = None
         return moved
 
-    def load(self, state: int) -> None:
-        """Bring the machine to a state that the search has reached."""
-        if self._at == state:
-            return
+    def path_to(self, state: int) -> list[int]:
+        """Return the states through which the search has reached one."""
         chain = []
         while state >= 0:
             chain.append(state)
             state = self.parents[state]
         chain.reverse()
+        return chain
+
+    def load(self, state: int) -> None:
+        """Bring the machine to a state that the search has reached."""
+        if self._at == state:
+            return
+        chain = self.path_to(state)
         self._begin()
         for i, count in enumerate(self.lead):
             for _ in range(count):
@@ -343,16 +350,29 @@ class Space:
         wrong = []
         for i, task in enumerate(self._tasks):
             if self._standpoint(i, task) != state >> self.shifts[i] & NUMBER:
-                wrong.append(f"{self.names[i]} stands elsewhere {task.pending!r} not {self.nodes[i][state >> self.shifts[i] & NUMBER].name}")
+                wrong.append(
+                    f"{self.names[i]} stands elsewhere {task.pending!r} not {self.nodes[i][state >> self.shifts[i] & NUMBER].name}"
+                )
         for cell, name in enumerate(self.cells.names):
             number = self.number_in(state, cell)
-            try: found = self.cells.look(cell)
-            except Exception as e: continue
-            if found != number and not (number==0 and self.cells.values[cell][0] is None):
-                wrong.append(f"{name} is {self.cells.values[cell][found]}, not {self.cells.values[cell][number]}")
+            try:
+                found = self.cells.look(cell)
+            except Exception as e:
+                continue
+            if found != number and not (
+                number == 0 and self.cells.values[cell][0] is None
+            ):
+                wrong.append(
+                    f"{name} is {self.cells.values[cell][found]}, not {self.cells.values[cell][number]}"
+                )
         if wrong:
             if before is not None:
-                wrong.append((self.names[who], self.nodes[who][before>>self.shifts[who]&NUMBER].name))
+                wrong.append(
+                    (
+                        self.names[who],
+                        self.nodes[who][before >> self.shifts[who] & NUMBER].name,
+                    )
+                )
             raise ExploreError(f"the machine is not in its state: {wrong}")
         log.clear()
 
@@ -447,7 +467,9 @@ class Space:
         task = self._tasks[i]
         while True:
             here = state + delta
-            following = None if task.done else self.nodes[i][here >> self.shifts[i] & NUMBER]
+            following = (
+                None if task.done else self.nodes[i][here >> self.shifts[i] & NUMBER]
+            )
             if following is not None and not following.reads:
                 if not following.known:
                     more, lost, moved = self._run(i, following, here)
@@ -488,7 +510,12 @@ class Space:
             return change if first is None else first
 
     def _settle(
-        self, node: Node, state: int, delta: int, violations: tuple[Any, ...], steps: int
+        self,
+        node: Node,
+        state: int,
+        delta: int,
+        violations: tuple[Any, ...],
+        steps: int,
     ) -> Any:
         change = _mark(delta, violations)
         node.know(state, change, steps)
@@ -535,20 +562,26 @@ class Space:
     def _account(self, node: Node) -> int:
         """Find out what was read and written; return the change of the cells."""
         cells = self.cells
-        touched = {cells.cell(owner, name) for owner, name in self._log}
-        delta = sum(self._look(cell, node) for cell in sorted(touched))
+        read = {cells.cell(owner, name) for owner, name in self._log.read}
+        stored = {cells.cell(owner, name) for owner, name in self._log.stored}
+        touched = read | stored
+        before = {cell: cells.now[cell] for cell in touched}
+        delta = sum(self._look(cell) for cell in sorted(touched))
         self._log.clear()
+        stored |= {cell for cell in touched if cells.now[cell] != before[cell]}
+        self.last = frozenset(read), frozenset(stored)
+        node.writes |= stored
         self._depend(node, touched)
         return delta
 
-    def _look(self, cell: int, node: Node) -> int:
+    def _look(self, cell: int) -> int:
+        """Note a cell's value; return what that changes in the state."""
         cells = self.cells
         number = cells.look(cell)
         before = cells.now[cell]
         cells.now[cell] = number
         if number == before:
             return 0
-        node.writes.add(cell)
         digits = self.digits_of.setdefault(cell, [])
         while number >> DIGIT * len(digits):
             # Until now the digit was 0 everywhere, so that what is known stays true.
@@ -586,7 +619,8 @@ class Space:
             self.world.violations.clear()
             self._at = None
             cells = self.cells
-            touched = {cells.cell(owner, name) for owner, name in self._log}
+            log = (*self._log.read, *self._log.stored)
+            touched = {cells.cell(owner, name) for owner, name in log}
             self._log.clear()
             self._depend(node, touched)
             node.know(state, answer, 1)

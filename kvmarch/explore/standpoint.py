@@ -65,8 +65,7 @@ def _position(iterator: Any) -> Hashable:
     if kind is enumerate or kind is zip:
         inside = iterator.__reduce__()[1]
         return kind.__name__, *(
-            _position(i) if isinstance(i, Iterator) else i
-            for i in inside
+            _position(i) if isinstance(i, Iterator) else i for i in inside
         )
     left = length_hint(iterator, -1)
     if left < 0:

@@ -1,6 +1,6 @@
 """Run tasks once, along one schedule."""
 
-__all__ = ["Outcome", "Task", "run", "run_path"]
+__all__ = ["Outcome", "Task", "run", "run_along", "run_path"]
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -85,18 +85,8 @@ def run(
     :param schedule: pairs of task name and number of steps.
     :raises ModelError: the schedule names no task, or one that cannot move.
     """
-    by_name = {task.name: task for task in tasks}
-    taken: list[tuple[str, int]] = []
     begun = world.steps
-    for name, count in schedule:
-        task = by_name.get(name)
-        if task is None:
-            raise ModelError(f"schedule: no task {name!r}")
-        moved = _advance(world, task, count)
-        taken.append((name, moved))
-        if moved < count:
-            why = "is done" if task.done else f"waits at {task.pending!r}"
-            raise ModelError(f"schedule: {name} {why} after {moved} of {count} steps")
+    taken = _follow(world, tasks, schedule)
     end = "done"
     while not all(task.done for task in tasks):
         moved_any = False
@@ -121,6 +111,50 @@ def run(
             break
     _close(tasks)
     return Outcome(end, world.steps - begun, tuple(taken))
+
+
+def run_along(
+    world: World, tasks: Sequence[Task], schedule: Iterable[tuple[str, int]]
+) -> Outcome:
+    """Run the tasks along a schedule, and stop where it ends.
+
+    The outcome's ``end`` is ``done``, ``stuck`` or, if a task can still move, ``open``.
+
+    :raises ModelError: the schedule names no task, or one that cannot move.
+    """
+    begun = world.steps
+    taken = _follow(world, tasks, schedule)
+    left = [task for task in tasks if not task.done]
+    end = "done" if not left else "stuck"
+    for task in left:
+        world.current = task
+        # A step that waits has changed nothing; any other one ends the question.
+        if (
+            task.pending is None
+            or task.pending.op.fn(*task.pending.args) is not BLOCKED
+        ):
+            end = "open"
+            break
+    world.current = None
+    _close(tasks)
+    return Outcome(end, world.steps - begun, tuple(taken))
+
+
+def _follow(
+    world: World, tasks: Sequence[Task], schedule: Iterable[tuple[str, int]]
+) -> list[tuple[str, int]]:
+    by_name = {task.name: task for task in tasks}
+    taken: list[tuple[str, int]] = []
+    for name, count in schedule:
+        task = by_name.get(name)
+        if task is None:
+            raise ModelError(f"schedule: no task {name!r}")
+        moved = _advance(world, task, count)
+        taken.append((name, moved))
+        if moved < count:
+            why = "is done" if task.done else f"waits at {task.pending!r}"
+            raise ModelError(f"schedule: {name} {why} after {moved} of {count} steps")
+    return taken
 
 
 def run_path(world: World, path: Path[Any], name: str = "main") -> Any:

@@ -16,24 +16,31 @@ from kvmarch.errors import ScenarioError, UnknownNameError
 from kvmarch.scenarios.columns import check_column
 from kvmarch.scenarios.properties import ASKED, compile_bad
 from kvmarch.scenarios.records import (
+    VERDICTS,
+    Bug,
     Column,
     Expect,
     Memory,
     Scenario,
     StepLine,
     TaskLines,
+    Verdict,
 )
 from kvmarch.scenarios.verbs import check_line
 
 COMMON = ("arch", "kernel", "mmu", "note")
 """Columns that every comparison has."""
 
+FOLDERS = ("races", "bugs")
+"""Folders of scenarios beside those that need one schedule only."""
+
 
 def library() -> dict[str, Path]:
     """Return the scenarios that are shipped, by name."""
-    folder = resources.files("kvmarch.scenarios")
+    top = resources.files("kvmarch.scenarios")
     return {
         path.name.removesuffix(".toml"): Path(str(path))
+        for folder in (top, *(top / name for name in FOLDERS))
         for path in sorted(folder.iterdir(), key=lambda p: p.name)
         if path.name.endswith(".toml")
     }
@@ -146,6 +153,10 @@ class _Reader:
         self.own_names("vm.memory", "memories", [row.name for row in memory])
         self.known = {row.name: row for row in memory}
         self.done(vm, "vm", "vcpus, code, memory")
+        setup = tuple(
+            self.line(text, f"setup[{i}]")
+            for i, text in enumerate(self.take(raw, "", "setup", list, []))
+        )
         tasks = tuple(
             self.task(row, where)
             for row, where in self.rows(raw, "", "task", dict, ...)
@@ -176,6 +187,11 @@ class _Reader:
             name: self.property(row, f"property.{name}")
             for name, row in self.take(raw, "", "property", dict, {}).items()
         }
+        verdicts = tuple(
+            self.verdict(row, where)
+            for row, where in self.rows(raw, "", "verdict", dict, [])
+        )
+        bug = self.take(raw, "", "bug", dict, None)
         schedule = tuple(
             self.turn(text, f"schedule[{i}]", names)
             for i, text in enumerate(self.take(raw, "", "schedule", list, []))
@@ -183,7 +199,8 @@ class _Reader:
         self.done(
             raw,
             "",
-            "title, source, tags, vm, task, watch, column, expect, property, schedule",
+            "title, source, tags, vm, setup, task, watch, column, expect, property, "
+            "verdict, bug, schedule",
         )
         return Scenario(
             self.path.stem,
@@ -199,7 +216,56 @@ class _Reader:
             expects,
             schedule,
             bad,
+            setup,
+            verdicts,
+            None if bug is None else self.bug(bug),
         )
+
+    def verdict(self, row: dict[str, Any], where: str) -> Verdict:
+        arch = row.get("arch")
+        if isinstance(arch, str):
+            row["arch"] = [arch]
+        settings = self.take(row, where, "set", dict, {})
+        made = Verdict(
+            self.release(row, where, "kernel"),
+            self.take(row, where, "property", str, "*"),
+            self.take(row, where, "verdict", str, ...),
+            self.words(row, where, "arch"),
+            self.words(row, where, "with"),
+            self.words(row, where, "without"),
+            {name: str(value) for name, value in settings.items()},
+            self.take(row, where, "because", str, ""),
+        )
+        self.done(
+            row, where, "kernel, property, verdict, arch, with, without, set, because"
+        )
+        if not made.kernel:
+            raise self.refuse(f"{where}.kernel", "is missing")
+        if made.verdict not in VERDICTS:
+            raise self.refuse(
+                f"{where}.verdict",
+                f"{made.verdict!r} is none of {', '.join(VERDICTS)}",
+            )
+        if made.property == "*" and made.verdict != "never":
+            raise self.refuse(
+                f"{where}.property", "* stands for all properties: never only"
+            )
+        return made
+
+    def bug(self, row: dict[str, Any]) -> Bug:
+        made = Bug(
+            self.take(row, "bug", "subject", str, ...),
+            self.take(row, "bug", "fix", str, ""),
+            self.take(row, "bug", "releases", str, ""),
+            self.take(row, "bug", "arch", str, ""),
+            self.take(row, "bug", "status", str, "fixed"),
+            self.take(row, "bug", "source", str, ""),
+            self.take(row, "bug", "confirm", str, ""),
+        )
+        self.done(row, "bug", "subject, fix, releases, arch, status, source, confirm")
+        if made.status not in {"fixed", "candidate"}:
+            raise self.refuse("bug.status", f"{made.status!r} is no fixed, candidate")
+        return made
 
     def property(self, row: Any, where: str) -> tuple[str, str]:
         table = self.take({"": row}, where, "", dict, ...)

@@ -1,6 +1,14 @@
 """Play a scenario: one schedule through the model, with all that can be seen."""
 
-__all__ = ["Played", "check_dirty_logs", "play", "set_up", "task_path"]
+__all__ = [
+    "Played",
+    "check_dirty_logs",
+    "play",
+    "play_along",
+    "run_setup",
+    "set_up",
+    "tasks_of",
+]
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +20,7 @@ from kvmarch.kernel.checks import check_logged
 from kvmarch.kernel.dirty_log import get_dirty_log
 from kvmarch.kernel.mmap import populate
 from kvmarch.machine.host import PFN_SHIFT, Vma
-from kvmarch.machine.run import Outcome, Task, run, run_path
+from kvmarch.machine.run import Outcome, Task, run, run_along, run_path
 from kvmarch.machine.steps import op
 from kvmarch.machine.world import Event, Violation
 from kvmarch.scenarios import properties
@@ -61,8 +69,16 @@ def set_up(
         base += -(-size >> 30) + 1 << 30
     info = k.arch_info
     context = Context(machine, memory, scenario.code, info.leaves_by)
-    make_gpcs(context, (line for task in scenario.tasks for line in task.steps))
+    lines = (*scenario.setup, *(line for task in scenario.tasks for line in task.steps))
+    make_gpcs(context, lines)
     return context
+
+
+def run_setup(scenario: Scenario, context: Context) -> None:
+    """Run what comes before the tasks, one line after the other."""
+    if scenario.setup:
+        path = task_path(context, {}, "setup", scenario.setup)
+        run_path(context.machine.world, path, "setup")
 
 
 def _fill(machine: Machine, row: Memory, base: int) -> None:
@@ -160,9 +176,46 @@ def play(
     :param each_step: record every step as an event.
     """
     context = set_up(scenario, k, options)
-    world = context.machine.world
+    run_setup(scenario, context)
     results: dict[tuple[str, int], Any] = {}
-    tasks = [
+    tasks = tasks_of(scenario, context, results)
+    _observe(scenario, context, each_step)
+    bounds = {} if bound is None else {"bound": bound}
+    outcome = run(context.machine.world, tasks, scenario.schedule, **bounds)
+    _check_end(scenario, context, outcome)
+    return Played(scenario, context.machine, outcome, results)
+
+
+def play_along(
+    scenario: Scenario,
+    k: Kernel,
+    options: Mapping[str, Any],
+    turns: tuple[tuple[str, int], ...],
+) -> Played:
+    """Run a scenario along a schedule, step by step, and stop where it ends.
+
+    :param turns: pairs of task name and number of steps.
+    :raises ModelError: a turn asks for steps that its task cannot take.
+    """
+    context = set_up(scenario, k, options)
+    run_setup(scenario, context)
+    results: dict[tuple[str, int], Any] = {}
+    tasks = tasks_of(scenario, context, results)
+    _observe(scenario, context, each_step=True)
+    outcome = run_along(context.machine.world, tasks, turns)
+    if outcome.end != "open":
+        _check_end(scenario, context, outcome)
+    return Played(scenario, context.machine, outcome, results)
+
+
+def tasks_of(
+    scenario: Scenario, context: Context, results: dict[tuple[str, int], Any]
+) -> list[Task]:
+    """Return the scenario's tasks, not begun.
+
+    :param results: takes, by task and number of the line, what each verb returned.
+    """
+    return [
         Task(
             lines.name,
             lambda lines=lines: task_path(  # type: ignore[misc]
@@ -171,6 +224,11 @@ def play(
         )
         for lines in scenario.tasks
     ]
+
+
+def _observe(scenario: Scenario, context: Context, each_step: bool) -> None:
+    """Let the machine's observer record what the caller wants to see."""
+    world = context.machine.world
     watcher = _Watcher(context, scenario.watch) if scenario.watch else None
     always = properties.compiled(scenario, "always")
 
@@ -184,10 +242,11 @@ def play(
 
     if each_step or watcher is not None or always:
         world.observer = observe
-    bounds = {} if bound is None else {"bound": bound}
-    outcome = run(world, tasks, scenario.schedule, **bounds)
-    world.observer = None
+
+
+def _check_end(scenario: Scenario, context: Context, outcome: Outcome) -> None:
+    """Ask what is asked when no task can move any more."""
+    context.machine.world.observer = None
     properties.check(properties.compiled(scenario, "at-rest"), context)
     if outcome.end == "done":
         check_dirty_logs(context)
-    return Played(scenario, context.machine, outcome, results)

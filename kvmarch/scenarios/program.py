@@ -14,7 +14,7 @@ from kvmarch.machine.run import Task
 from kvmarch.machine.steps import Op, Scope, Step
 from kvmarch.machine.world import Violation
 from kvmarch.scenarios import properties
-from kvmarch.scenarios.play import check_dirty_logs, set_up, task_path
+from kvmarch.scenarios.play import check_dirty_logs, run_setup, set_up, tasks_of
 from kvmarch.scenarios.records import Scenario, StepLine
 
 
@@ -36,6 +36,7 @@ class ScenarioProgram:
     ) -> None:
         self.scenario = scenario
         self.context = set_up(scenario, k, options)
+        run_setup(scenario, self.context)
         self.world = self.context.machine.world
         # Events are for those who watch one run; the checks go on.
         self.world.note = _ignore  # type: ignore[method-assign]
@@ -62,15 +63,7 @@ class ScenarioProgram:
 
     def tasks(self) -> list[Task]:
         """Return new tasks, not begun."""
-        return [
-            Task(
-                lines.name,
-                lambda lines=lines: task_path(  # type: ignore[misc]
-                    self.context, self._results, lines.name, lines.steps
-                ),
-            )
-            for lines in self.scenario.tasks
-        ]
+        return tasks_of(self.scenario, self.context, self._results)
 
     def _check(self, tests: Any) -> tuple[Violation, ...]:
         self.world.violations.clear()

@@ -2,12 +2,15 @@
 
 __all__ = [
     "FIRST_HVA",
+    "VERDICTS",
+    "Bug",
     "Column",
     "Expect",
     "Memory",
     "Scenario",
     "StepLine",
     "TaskLines",
+    "Verdict",
 ]
 
 from collections.abc import Mapping
@@ -85,10 +88,59 @@ class Expect:
     because: str = ""
 
 
+VERDICTS = ("never", "sometimes", "always")
+"""What can be said of a property over all interleavings: how often it is lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One expectation over all interleavings, at one kernel.
+
+    Empty ``arch`` means every architecture that the release has.
+
+    :param kernel: a release.
+    :param settings: options of the machine.
+    :param property: the id of a property; ``*`` for all of them, of which none may be
+        lost.
+    :param verdict: ``never``, ``sometimes`` or ``always`` lost.
+    """
+
+    kernel: str
+    property: str
+    verdict: str
+    arch: tuple[str, ...] = ()
+    plus: tuple[str, ...] = ()
+    minus: tuple[str, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+    because: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """The historical bug that a scenario shows.
+
+    :param subject: the fix's, in one line.
+    :param fix: 12 digits of the fix's commit; empty if there is none.
+    :param releases: in which releases it was, for people.
+    :param status: ``fixed``, or ``candidate`` for one that is open upstream.
+    :param confirm: what would confirm a candidate.
+    """
+
+    subject: str
+    fix: str = ""
+    releases: str = ""
+    arch: str = ""
+    status: str = "fixed"
+    source: str = ""
+    confirm: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """A scenario, checked.
 
+    :param setup: lines that are run, one after the other, before any task begins.
+    :param verdicts: what is expected over all interleavings.
     :param code: the gfn from which the guest fetches code in every run, or -1.
     :param watch: gfns whose entries are followed.
     """
@@ -106,3 +158,6 @@ class Scenario:
     expects: tuple[Expect, ...]
     schedule: tuple[tuple[str, int], ...] = ()
     bad: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    setup: tuple[StepLine, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
+    bug: Bug | None = None

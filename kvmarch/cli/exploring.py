@@ -1,0 +1,79 @@
+"""The commands that look at every interleaving."""
+
+__all__ = ["cli"]
+
+from typing import Any
+
+import click
+
+from kvmarch.cli.commands import choose_of, cli, load_plugins, print_table, scenario_of
+from kvmarch.cli.shared import choose_options, output_options
+
+
+def _bounds(states: int, depth: int, seconds: float, memory: int) -> Any:
+    from kvmarch.explore.search import Bounds
+
+    return Bounds(states, depth, seconds, memory)
+
+
+@cli.command()
+@click.argument("scenario", required=False)
+@click.option("--all", "every", is_flag=True, help="Every scenario that expects any.")
+@click.option(
+    "--order",
+    type=click.Choice(["breadth", "depth"]),
+    default="breadth",
+    show_default=True,
+    help="Breadth first finds shortest schedules.",
+)
+@click.option("--states", type=click.IntRange(0), default=0, help="Cut at so many.")
+@click.option("--depth", type=click.IntRange(0), default=0, help="Cut at this depth.")
+@click.option("--seconds", type=click.FloatRange(0), default=0.0, help="Cut then.")
+@click.option("--memory", type=click.IntRange(0), default=0, help="Cut at MiB used.")
+@click.option("--replay", metavar="SCHEDULE", help="Run one schedule step by step.")
+@choose_options
+@output_options
+def explore(
+    scenario: str | None,
+    every: bool,
+    order: str,
+    states: int,
+    depth: int,
+    seconds: float,
+    memory: int,
+    replay: str | None,
+    arch: tuple[str, ...],
+    kernel: tuple[str, ...],
+    plus: tuple[str, ...],
+    minus: tuple[str, ...],
+    settings: tuple[str, ...],
+    style: str,
+    output: str | None,
+) -> None:
+    """Search all interleavings of a scenario's tasks for properties that are lost."""
+    from kvmarch.scenarios import exploring as work
+
+    plugins = load_plugins()
+    choose = choose_of(arch, kernel, plus, minus, settings)
+    if (scenario is None) != every:
+        raise click.UsageError("give either a SCENARIO or --all")
+    if replay is not None:
+        from kvmarch.explore.schedule import Schedule
+        from kvmarch.scenarios import trace
+
+        cell = work.find_cell(replay, plugins, choose, scenario or "")
+        names = tuple(task.name for task in cell.scenario.tasks)
+        schedule = Schedule.parse(replay, cell.where, names)
+        print_table(
+            trace.trace_table(trace.replay(cell, schedule, plugins)), style, output
+        )
+        return
+    names = work.names_of_all(plugins) if every else [scenario or ""]
+    table, _explored = work.explore_table(
+        [scenario_of(name, plugins) for name in names],
+        plugins,
+        choose,
+        order=order,
+        bounds=_bounds(states, depth, seconds, memory),
+    )
+    print_table(table, style, output)

@@ -1,0 +1,87 @@
+"""A schedule: who moves when, as text that can be passed on and replayed."""
+
+__all__ = ["Schedule", "schedule_of"]
+
+import re
+from dataclasses import dataclass
+
+from kvmarch.errors import ExploreError
+from kvmarch.explore.search import Found
+from kvmarch.explore.space import NUMBER, Space
+
+_TURN = re.compile(r"([a-z])(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Turns of tasks, each with its number of steps.
+
+    :param where: scenario and machine that it belongs to, as one word.
+    :param tasks: all tasks of the scenario, in order.
+    """
+
+    where: str
+    tasks: tuple[str, ...]
+    turns: tuple[tuple[str, int], ...]
+
+    def __str__(self) -> str:
+        letters = {name: chr(97 + n) for n, name in enumerate(self.tasks)}
+        turns = "".join(f"{letters[name]}{count}" for name, count in self.turns)
+        return f"{self.where}:{turns}"
+
+    @property
+    def steps(self) -> int:
+        """Return how many steps it has."""
+        return sum(count for _name, count in self.turns)
+
+    @classmethod
+    def parse(cls, text: str, where: str, tasks: tuple[str, ...]) -> "Schedule":
+        """Return a schedule that was written by ``str()``.
+
+        :raises ExploreError: it does not parse, or belongs to something else.
+        """
+        place, colon, turns = text.rpartition(":")
+        if not colon:
+            raise ExploreError(f"{text!r} is no schedule such as {where}:a3b2")
+        if place != where:
+            raise ExploreError(
+                f"the schedule is of {place}, not of {where}: it would mean nothing here"
+            )
+        if not re.fullmatch(r"([a-z]\d+)*", turns):
+            raise ExploreError(f"{turns!r} are no turns such as a3b2")
+        found = []
+        for letter, count in _TURN.findall(turns):
+            number = ord(letter) - 97
+            if number >= len(tasks):
+                raise ExploreError(
+                    f"turn {letter}{count}: there is no task {letter}; there is a to "
+                    f"{chr(96 + len(tasks))}"
+                )
+            found.append((tasks[number], int(count)))
+        return cls(where, tasks, merged(tuple(found)))
+
+
+def merged(turns: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
+    """Join turns of one task that follow each other, and drop empty ones."""
+    out: list[tuple[str, int]] = []
+    for name, count in turns:
+        if out and out[-1][0] == name:
+            out[-1] = name, out[-1][1] + count
+        elif count:
+            out.append((name, count))
+    return tuple(out)
+
+
+def schedule_of(space: Space, found: Found, where: str) -> Schedule:
+    """Return the schedule on which a property was found lost."""
+    turns = [(space.names[i], count) for i, count in enumerate(space.lead)]
+    chain = space.path_to(found.state)
+    for before, after in zip(chain, chain[1:], strict=False):
+        i, count = space.move_between(before, after)
+        turns.append((space.names[i], count))
+    if found.task >= 0:
+        number = found.state >> space.shifts[found.task] & NUMBER
+        node = space.nodes[found.task][number]
+        part = found.state & node.mask
+        turns.append((space.names[found.task], node.counts.get(part, 1)))
+    return Schedule(where, space.names, merged(tuple(turns)))
