@@ -243,7 +243,9 @@ async def get_user_page(mm: Mm, vpn: int, write: bool) -> int:
 
     :Kernel: get_user_pages_unlocked().
     """
-    for _attempt in range(_TRIES):
+    _spins = 0
+    while _spins < _TRIES:
+        _spins += 1
         pfn = await _gup_fast(mm, vpn, write)
         if pfn >= 0:
             return pfn

@@ -15,7 +15,7 @@ from kvmarch.kernel.vm import IN_GUEST, OUTSIDE, Vcpu
 from kvmarch.machine.steps import BLOCKED, op
 from kvmarch.machine.tlb import Translation
 
-PATIENCE = 3
+PATIENCE = 1
 """Faults on one access after which a vCPU lets others go first."""
 FAULT_BOUND = 1000
 """Faults on one access after which a run gives up: a livelock."""
@@ -116,9 +116,13 @@ async def guest_access(vcpu: Vcpu, gfn: int, access: str) -> str:
         KVM_RUN fails; ``livelock`` if the fault never resolved.
     """
     vm = vcpu.vm
-    for attempt in range(FAULT_BOUND):
-        if attempt > PATIENCE:
+    faults = _spins = 0
+    while _spins < FAULT_BOUND:
+        _spins += 1
+        if faults > PATIENCE:
             await give_way(vcpu)
+        else:
+            faults += 1
         if vcpu.mode is not IN_GUEST:
             await enter_guest(vcpu)
         how = await touch(vcpu, gfn, access)
