@@ -42,6 +42,7 @@ def cli(ctx: click.Context, trace_plugins: bool) -> None:
 
 
 def load_plugins() -> Any:
+    """Load the plugins, and say which were refused."""
     from kvmarch.plugins import load
 
     plugins = load(trace=bool(click.get_current_context().obj))
@@ -57,6 +58,7 @@ def choose_of(
     minus: tuple[str, ...],
     settings: tuple[str, ...],
 ) -> Any:
+    """Return what the shared options choose."""
     from kvmarch.scenarios.compare import Choose
 
     return Choose(
@@ -65,12 +67,14 @@ def choose_of(
 
 
 def scenario_of(name: str, plugins: Any) -> Any:
+    """Return a scenario by name or file."""
     from kvmarch.scenarios.file import find, load
 
     return load(find(name, plugins.scenario_folders()))
 
 
 def print_table(table: Any, style: str, output: str | None) -> None:
+    """Print a table, and end with its status."""
     from kvmarch.report.render import render
 
     emit(render(table, style), output, table.status)

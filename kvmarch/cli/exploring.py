@@ -68,9 +68,9 @@ def explore(
             trace.trace_table(trace.replay(cell, schedule, plugins)), style, output
         )
         return
-    names = work.names_of_all(plugins) if every else [scenario or ""]
+    chosen = work.names_of_all(plugins) if every else [scenario or ""]
     table, _explored = work.explore_table(
-        [scenario_of(name, plugins) for name in names],
+        [scenario_of(name, plugins) for name in chosen],
         plugins,
         choose,
         order=order,

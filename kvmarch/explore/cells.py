@@ -382,7 +382,7 @@ class Cells:
             inside = [self.freeze(c.cell_contents) for c in value.__closure__ or ()]
             return "function", value.__code__, *inside
         if isinstance(value, _FIXED):
-            return value
+            return value  # type: ignore[return-value]
         if is_dataclass(kind):
             return kind.__name__, *(
                 self.freeze(getattr(value, field.name)) for field in fields(kind)

@@ -4,7 +4,8 @@ __all__ = ["find_fair_cycle"]
 
 from collections.abc import Iterator
 
-from kvmarch.explore.space import BLOCKED_STEP, NUMBER, Space
+from kvmarch.explore.node import BLOCKED_STEP, NUMBER, Node
+from kvmarch.explore.space import Space
 
 
 def _control_cycle(space: Space) -> bool:
@@ -24,8 +25,8 @@ def _control_cycle(space: Space) -> bool:
     return False
 
 
-def _changes(node: object) -> Iterator[tuple[int, int]]:
-    for known in (*node.older, node.latest):  # type: ignore[attr-defined]
+def _changes(node: Node) -> Iterator[tuple[int, int]]:
+    for known in (*node.older, node.latest):
         yield from known.by_part.items()
 
 

@@ -9,6 +9,7 @@ __all__ = ["live_names"]
 import dis
 from functools import cache
 from types import CodeType
+from typing import Any
 
 _READS = ("LOAD_FAST", "LOAD_DEREF", "LOAD_CLOSURE", "LOAD_CLASSDEREF", "DELETE_FAST")
 """Parts of an instruction's name that say it reads a local."""
@@ -37,7 +38,8 @@ def _liveness(code: CodeType) -> dict[int, frozenset[str]]:
             after.append(at[ins.argval])
         following.append([n for n in after if n < len(instructions)])
     # An exception may leave from anywhere in a guarded range for its handler.
-    for entry in dis.Bytecode(code).exception_entries:
+    table: Any = dis.Bytecode(code)
+    for entry in table.exception_entries:
         handler = at[entry.target]
         for index, ins in enumerate(instructions):
             if entry.start <= ins.offset < entry.end:

@@ -4,10 +4,12 @@ __all__ = ["Schedule", "schedule_of"]
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 from kvmarch.errors import ExploreError
+from kvmarch.explore.node import NUMBER
 from kvmarch.explore.search import Found
-from kvmarch.explore.space import NUMBER, Space
+from kvmarch.explore.space import Space
 
 _TURN = re.compile(r"([a-z])(\d+)")
 
@@ -45,7 +47,7 @@ class Schedule:
             raise ExploreError(f"{text!r} is no schedule such as {where}:a3b2")
         if place != where:
             raise ExploreError(
-                f"the schedule is of {place}, not of {where}: it would mean nothing here"
+                f"the schedule is of {place}, not of {where}: it means nothing here"
             )
         if not re.fullmatch(r"([a-z]\d+)*", turns):
             raise ExploreError(f"{turns!r} are no turns such as a3b2")
@@ -76,7 +78,7 @@ def schedule_of(space: Space, found: Found, where: str) -> Schedule:
     """Return the schedule on which a property was found lost."""
     turns = [(space.names[i], count) for i, count in enumerate(space.lead)]
     chain = space.path_to(found.state)
-    for before, after in zip(chain, chain[1:], strict=False):
+    for before, after in pairwise(chain):
         i, count = space.move_between(before, after)
         turns.append((space.names[i], count))
     if found.task >= 0:

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 
 from kvmarch.explore.cells import watched
 from kvmarch.explore.cycles import find_fair_cycle
-from kvmarch.explore.space import BLOCKED_STEP, NUMBER, Program, Space
+from kvmarch.explore.node import BLOCKED_STEP, NUMBER
+from kvmarch.explore.program import Program
+from kvmarch.explore.space import Space
 from kvmarch.machine.world import Violation
 
 
@@ -142,7 +144,6 @@ def _is_out(search: Search, bounds: Bounds, begun: float) -> str:
 
 def _breadth_first(search: Search, bounds: Bounds, begun: float, always: bool) -> None:
     space = search.space
-    parents = space.parents
     level = [space.initial]
     if always:
         _look_at(search, space.initial, 0)
@@ -211,9 +212,9 @@ def _end(search: Search, state: int, waiting: bool) -> None:
     if waiting:
         search.stuck.add(state)
         who = ", ".join(
-            f"{name} waits at {space.nodes[i][state >> space.shifts[i] & NUMBER].name!r}"
+            f"{name} waits at {space.nodes[i][number].name!r}"
             for i, name in enumerate(space.names)
-            if state >> space.shifts[i] & NUMBER != space.done_of[i]
+            if (number := state >> space.shifts[i] & NUMBER) != space.done_of[i]
         )
         stuck = Violation("ends", f"no task can move: {who}", "")
         search.lose(stuck, state, -1, search.depth)

@@ -6,177 +6,34 @@ reads; once that combination has been run, it is a look-up for ever after. What 
 yet known is run on the machine itself, which is put back and led along a schedule.
 """
 
-__all__ = ["BLOCKED_STEP", "Marked", "Program", "Space"]
+__all__ = ["Space"]
 
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
 
 from kvmarch.errors import ExploreError
 from kvmarch.explore.cells import Cells, Image, Log
+from kvmarch.explore.node import (
+    BLOCKED_STEP,
+    DIGIT,
+    DIGIT_MASK,
+    FIELD,
+    NUMBER,
+    SALT,
+    Known,
+    Node,
+    mark,
+    salt,
+)
+from kvmarch.explore.program import Program
 from kvmarch.explore.standpoint import standpoint
 from kvmarch.machine.run import Task
 from kvmarch.machine.steps import BLOCKED, check_sleep
-from kvmarch.machine.world import Violation, World
+from kvmarch.machine.world import Violation
 
-FIELD = 14
-"""Bits for the number of a standpoint."""
-NUMBER = (1 << FIELD) - 1
-DIGIT = 4
-"""Bits of a digit: a cell has as many digits as its values need."""
-DIGIT_MASK = (1 << DIGIT) - 1
-SALT = 72
-"""Bits for the sum that keeps hashes apart: 56 for each of up to 65,536 cells."""
-_WORD = (1 << 64) - 1
-CHECK = False
 LOCAL_BOUND = 10_000
 """Steps in a row that touch nothing shared, after which a task is hung."""
-
-
-def _salt(cell: int, number: int) -> int:
-    """Return a number of 56 bits that looks random; 0 for a cell's first value.
-
-    Python hashes a number by its remainder of 2**61 - 1, in which the digits of a long
-    one fall upon each other. The sum of these over all cells, in the state as well,
-    makes hashes of different states differ.
-    """
-    if not number:
-        return 0
-    mixed = (cell * 0x9E3779B97F4A7C15 + number * 0xC2B2AE3D27D4EB4F + 1) & _WORD
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ mixed >> shift) * factor & _WORD
-    return (mixed ^ mixed >> 31) >> 8
-
-
-class _BlockedStep:
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "BLOCKED_STEP"
-
-
-BLOCKED_STEP: Any = _BlockedStep()
-"""The transition of a step that must wait."""
-
-
-class Marked(int):
-    """A transition during which properties were lost."""
-
-    violations: tuple[Violation, ...]
-
-    def __new__(cls, delta: int, violations: tuple[Violation, ...]) -> "Marked":
-        """Return the change of the state with what was lost."""
-        made = super().__new__(cls, delta)
-        made.violations = violations
-        return made
-
-
-def _mark(delta: int, violations: tuple[Violation, ...]) -> int:
-    return Marked(delta, violations) if violations else delta
-
-
-class Program(Protocol):
-    """What can be explored: a machine and its tasks."""
-
-    world: World
-
-    def roots(self) -> Iterable[Any]:
-        """Return objects from which the whole machine is reached."""
-        ...
-
-    def tasks(self) -> list[Task]:
-        """Return new tasks, in the same order each time, not begun."""
-        ...
-
-    def fixed(self) -> tuple[type, ...]:
-        """Return classes whose objects never change."""
-        ...
-
-    def pieces(self) -> tuple[type, ...]:
-        """Return the classes of pieces that steps make."""
-        ...
-
-    def always(self) -> tuple[Violation, ...]:
-        """Return what is lost in the machine as it stands, between steps."""
-        ...
-
-    def at_rest(self, end: str) -> tuple[Violation, ...]:
-        """Return what is lost at the end; the machine may be used up."""
-        ...
-
-
-class Known:
-    """Transitions of one step by what it reads.
-
-    :param reads: the cells that any of the runs has read.
-    :param mask: the fields of the state that they are, and the standpoint's.
-    """
-
-    __slots__ = ("by_part", "counts", "mask", "reads")
-
-    def __init__(self, reads: frozenset[int], mask: int) -> None:
-        self.reads = reads
-        self.mask = mask
-        self.by_part: dict[int, Any] = {}
-        self.counts: dict[int, int] = {}
-        """Steps of a transition, where it is not one."""
-
-
-class Node:
-    """A standpoint: the step that comes next, and what is known about it.
-
-    ``known`` holds the transitions for the part of the state under ``mask``. When a run
-    reads a cell that none has read before, what was known stays true for its own part
-    of the state, and is kept as ``older``.
-    """
-
-    __slots__ = ("counts", "known", "latest", "mask", "name", "older", "writes")
-
-    def __init__(self, name: str, own: int = 0) -> None:
-        self.name = name
-        self.writes: set[int] = set()
-        self.older: list[Known] = []
-        self._use(Known(frozenset(), own))
-
-    def _use(self, latest: Known) -> None:
-        self.latest = latest
-        self.mask = latest.mask
-        self.known = latest.by_part
-        self.counts = latest.counts
-
-    @property
-    def reads(self) -> frozenset[int]:
-        """Return the cells that the step has read or written, in any state so far."""
-        return self.latest.reads
-
-    def read_more(self, reads: frozenset[int], mask: int) -> Known:
-        """Depend on more cells from now on; return where transitions now go."""
-        if self.known:
-            self.older.append(self.latest)
-        self._use(Known(self.reads | reads, mask))
-        return self.latest
-
-    def widen(self, known: Known, bits: int) -> None:
-        """Take up a field of a cell that was read before it ever varied."""
-        known.mask |= bits
-        if known is self.latest:
-            self.mask = known.mask
-
-    def know(self, state: int, change: Any, steps: int) -> None:
-        """Remember a transition."""
-        part = state & self.mask
-        self.known[part] = change
-        if steps != 1:
-            self.counts[part] = steps
-
-    def recall(self, state: int) -> Any:
-        """Return a transition that is known from before more was read, or None."""
-        for known in self.older:
-            part = state & known.mask
-            change = known.by_part.get(part)
-            if change is not None:
-                self.know(state, change, known.counts.get(part, 1))
-                return change
-        return None
 
 
 class Space:
@@ -232,7 +89,6 @@ class Space:
         self._first_numbers: list[int] = []
         self.initial = 0
         self._begin()
-        lead = []
         for i in range(self.count):
             task = self._tasks[i]
             self.initial |= self._standpoint(i, task) << self.shifts[i]
@@ -243,7 +99,7 @@ class Space:
 
     def _run_lead(self, state: int) -> tuple[int, list[int]]:
         """Take the first steps of each task that touch nothing shared."""
-        lead = []
+        lead: list[int] = []
         for i in range(self.count):
             taken = 0
             while not self._tasks[i].done:
@@ -330,51 +186,43 @@ class Space:
         for i, count in enumerate(self.lead):
             for _ in range(count):
                 self._step(i)
-        for before, after in zip(chain, chain[1:], strict=False):
+        for before, after in pairwise(chain):
             i, count = self.move_between(before, after)
             for _ in range(count):
                 self._step(i)
-            if CHECK:
-                self.check(after, before, i)
+        self.check(chain[-1])
         self.world.violations.clear()
         self._log.clear()
         self._at = chain[-1]
         self._read_numbers(self._at)
 
-    def check(self, state: int, before=None, who=None) -> None:
-        """Compare the machine with a state; for tests.
+    def check(self, state: int) -> None:
+        """Compare where the tasks stand with what a state says.
 
-        :raises ExploreError: they differ.
+        :raises ExploreError: a task stands elsewhere; what was found is not to be
+            believed.
         """
-        log = self._log
-        wrong = []
         for i, task in enumerate(self._tasks):
-            if self._standpoint(i, task) != state >> self.shifts[i] & NUMBER:
-                wrong.append(
-                    f"{self.names[i]} stands elsewhere {task.pending!r} not {self.nodes[i][state >> self.shifts[i] & NUMBER].name}"
+            number = state >> self.shifts[i] & NUMBER
+            if self._standpoint(i, task) != number:
+                raise ExploreError(
+                    f"{task.name} stands at {task.pending!r} and should stand at "
+                    f"{self.nodes[i][number].name!r}: a step depends on something "
+                    "that is no variable of a part"
                 )
-        for cell, name in enumerate(self.cells.names):
+
+    def differences(self, state: int) -> list[str]:
+        """Return every cell in which the machine differs from a state; for tests."""
+        cells = self.cells
+        found = []
+        for cell, name in enumerate(cells.names):
             number = self.number_in(state, cell)
-            try:
-                found = self.cells.look(cell)
-            except Exception as e:
-                continue
-            if found != number and not (
-                number == 0 and self.cells.values[cell][0] is None
-            ):
-                wrong.append(
-                    f"{name} is {self.cells.values[cell][found]}, not {self.cells.values[cell][number]}"
-                )
-        if wrong:
-            if before is not None:
-                wrong.append(
-                    (
-                        self.names[who],
-                        self.nodes[who][before >> self.shifts[who] & NUMBER].name,
-                    )
-                )
-            raise ExploreError(f"the machine is not in its state: {wrong}")
-        log.clear()
+            if number or cells.values[cell][0] is not None:
+                seen = cells.look(cell)
+                if seen != number:
+                    found.append(f"{name}: {seen}, not {number}")
+        self._log.clear()
+        return found
 
     def _read_numbers(self, state: int) -> None:
         now = self.cells.now = [0] * len(self.cells.names)
@@ -390,7 +238,7 @@ class Space:
 
     def _bits(self, cell: int, number: int) -> int:
         """Return the part of a state that gives a cell a value."""
-        bits = _salt(cell, number) << self._salt
+        bits = salt(cell, number) << self._salt
         for place, shift in enumerate(self.digits_of.get(cell, ())):
             bits |= (number >> DIGIT * place & DIGIT_MASK) << shift
         return bits
@@ -474,7 +322,7 @@ class Space:
                 if not following.known:
                     more, lost, moved = self._run(i, following, here)
                     if moved and not following.reads:
-                        following.know(here, _mark(more, lost), 1)
+                        following.know(here, mark(more, lost), 1)
                         delta, violations, steps = (
                             delta + more,
                             violations + lost,
@@ -517,7 +365,7 @@ class Space:
         violations: tuple[Any, ...],
         steps: int,
     ) -> Any:
-        change = _mark(delta, violations)
+        change = mark(delta, violations)
         node.know(state, change, steps)
         return change
 
@@ -607,7 +455,7 @@ class Space:
     # -- questions between steps -----------------------------------------------
 
     def ask(self, node: Node, state: int, question: Callable[[], Any]) -> Any:
-        """Return the answer to a question about a state, asked once per what it reads."""
+        """Return the answer to a question about a state, once per what it reads."""
         part = state & node.mask
         answer = node.known.get(part)
         if answer is None:

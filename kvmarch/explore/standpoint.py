@@ -50,9 +50,11 @@ def standpoint(path: Any, cells: Cells) -> Hashable:
         for name, value in frame.f_locals.items():
             if name in wanted:
                 found.append((name, cells.freeze(value)))
-        for thing in inside:
-            if isinstance(thing, Iterator) and not isinstance(thing, _PATHS):
-                found.append(_position(thing))
+        found.extend(
+            _position(thing)
+            for thing in inside
+            if isinstance(thing, Iterator) and not isinstance(thing, _PATHS)
+        )
     return tuple(found)
 
 

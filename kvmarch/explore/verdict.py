@@ -4,8 +4,8 @@ __all__ = ["Verdict", "verdict_of", "verdicts"]
 
 from dataclasses import dataclass
 
+from kvmarch.explore.node import BLOCKED_STEP, NUMBER
 from kvmarch.explore.search import Found, Search
-from kvmarch.explore.space import BLOCKED_STEP, NUMBER
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,8 +121,10 @@ def cells_of(
         for name in names:
             if choose.arch and name not in choose.arch:
                 continue
-            arch = plugins.get(name) if choose.arch else plugins.loaded.get(name)
-            if arch is None or not _exists(arch, release):
+            if not choose.arch and name not in plugins.loaded:
+                continue
+            arch = plugins.get(name)
+            if not _exists(arch, release):
                 continue
             here = replace(
                 choose,
