@@ -243,6 +243,8 @@ class Cells:
     """
 
     def __init__(self, image: Image) -> None:
+        self.unordered: set[int] = set()
+        """Cells to which each task adds, and from which it takes, only its own."""
         self.names: list[str] = []
         """By cell, what people call it."""
         self.values: list[list[Hashable]] = []
@@ -311,6 +313,7 @@ class Cells:
             if variable is None:
                 raise ExploreError(f"{title}: parts with slots cannot be explored")
             if name in getattr(owner, "unordered", ()):
+                self.unordered.add(number)
                 self._get.append(lambda: _sorted(variable.get(name)))
             else:
                 self._get.append(lambda: self.freeze(variable.get(name)))

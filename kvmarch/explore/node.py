@@ -97,11 +97,41 @@ class Node:
     of the state, and is kept as ``older``.
     """
 
-    __slots__ = ("counts", "known", "latest", "mask", "name", "older", "writes")
+    __slots__ = (
+        "after",
+        "bars",
+        "counts",
+        "growth",
+        "known",
+        "latest",
+        "mask",
+        "name",
+        "older",
+        "ran",
+        "shift",
+        "updates",
+        "waits",
+        "writes",
+    )
 
-    def __init__(self, name: str, own: int = 0) -> None:
+    def __init__(
+        self, name: str, shift: int = -1, growth: list[int] | None = None
+    ) -> None:
         self.name = name
+        self.shift = shift
+        self.growth = [0] if growth is None else growth
         self.writes: set[int] = set()
+        """Cells that the step has given another value."""
+        self.updates: set[int] = set()
+        """Unordered cells to which it has added or from which it has taken its own."""
+        self.waits: frozenset[int] = frozenset()
+        """Cells of locks that the step takes: it waits while they are held."""
+        self.bars: frozenset[int] = frozenset()
+        """Cells of locks that are held here, at which others would have to wait."""
+        self.after: set[int] = set()
+        """Standpoints to which the step has led."""
+        self.ran = False
+        own = NUMBER << shift if shift >= 0 else 0
         self.older: list[Known] = []
         self._use(Known(frozenset(), own))
 
@@ -118,6 +148,7 @@ class Node:
 
     def read_more(self, reads: frozenset[int], mask: int) -> Known:
         """Depend on more cells from now on; return where transitions now go."""
+        self.growth[0] += 1
         if self.known:
             self.older.append(self.latest)
         self._use(Known(self.reads | reads, mask))
@@ -135,6 +166,19 @@ class Node:
         self.known[part] = change
         if steps != 1:
             self.counts[part] = steps
+        if isinstance(change, int):
+            self.ran = True
+            after = state + change >> self.shift & NUMBER
+            if after not in self.after:
+                self.after.add(after)
+                self.growth[0] += 1
+
+    def touch(self, writes: set[int], updates: set[int]) -> None:
+        """Remember what a run has written."""
+        if not (writes <= self.writes and updates <= self.updates):
+            self.writes |= writes
+            self.updates |= updates
+            self.growth[0] += 1
 
     def recall(self, state: int) -> Any:
         """Return a transition that is known from before more was read, or None."""

@@ -11,6 +11,7 @@ from kvmarch.explore.cells import watched
 from kvmarch.explore.cycles import find_fair_cycle
 from kvmarch.explore.node import BLOCKED_STEP, NUMBER
 from kvmarch.explore.program import Program
+from kvmarch.explore.reduce import Reduction
 from kvmarch.explore.space import Space
 from kvmarch.machine.world import Violation
 
@@ -61,8 +62,32 @@ class Search:
     depth: int = 0
     cut: str = ""
     """Why the search is not complete; empty if it is."""
+    reduction: Reduction | None = None
+    passes: int = 1
+    """How often the space was walked; more than once only with a reduction."""
+    growth: int = -1
     peak: int = 0
     """Memory of the process at its highest, in KiB."""
+
+    def settle(self) -> bool:
+        """Return whether a reduced search must begin anew, and make it ready.
+
+        What the reduction took for granted held if nothing has been learnt since the
+        pass began.
+        """
+        grown = self.space.growth[0]
+        if grown == self.growth:
+            return False
+        self.growth = grown
+        self.passes += 1
+        self.transitions = self.depth = 0
+        self.found.clear()
+        self.lost_at.clear()
+        self.ends.clear()
+        self.stuck.clear()
+        self.space.parents.clear()
+        self.space.parents[self.space.initial] = -1
+        return True
 
     @property
     def states(self) -> int:
@@ -89,14 +114,17 @@ def explore(
     order: str = "breadth",
     bounds: Bounds | None = None,
     always: bool = False,
+    reduce: bool = False,
 ) -> Search:
     """Visit every state that some schedule reaches.
 
+    :param reduce: leave out schedules that differ only in the order of steps that
+        commute: verdicts and end states stay, shortest lengths may not.
     :param order: ``breadth``, which finds shortest schedules first, or ``depth``.
     :param always: ask the program's questions between all steps.
     """
     space = Space(program)
-    search = Search(space)
+    search = Search(space, reduction=Reduction(space) if reduce else None)
     begun = time.perf_counter()
     with watched(space.open()) as log:
         space.start(log)
@@ -105,6 +133,8 @@ def explore(
         gc.disable()
         try:
             walk(search, bounds or Bounds(), begun, always)
+            while reduce and not search.cut and search.settle():
+                walk(search, bounds or Bounds(), begun, always)
             if not search.cut:
                 _look_for_livelock(search)
         finally:
@@ -177,9 +207,18 @@ def _expand(search: Search, states: list[int], following: list[int]) -> None:
     length = search.depth + 1
     find = space.find
     reach = following.append
+    reduction = search.reduction
     for state in states:
         moved = 0
         waiting = False
+        if reduction is not None:
+            change = _alone(space, reduction, state)
+            if change is not None:
+                after = state + change
+                parents[after] = state
+                reach(after)
+                transitions += 1
+                continue
         for i, shift, nodes, done_of in tasks:
             number = state >> shift & NUMBER
             if number == done_of[i]:
@@ -203,6 +242,21 @@ def _expand(search: Search, states: list[int], following: list[int]) -> None:
         if not moved:
             _end(search, state, waiting)
     search.transitions += transitions
+
+
+def _alone(space: Space, reduction: Reduction, state: int) -> int | None:
+    """Return a transition that may be the only one from a state.
+
+    It must lead to a state that is new, so that no task is put off for ever.
+    """
+    for i in reduction.alone(state):
+        node = space.nodes[i][state >> space.shifts[i] & NUMBER]
+        change = node.known.get(state & node.mask)
+        if change is None:
+            change = space.find(state, i)
+        if type(change) is int and state + change not in space.parents:
+            return change
+    return None
 
 
 def _end(search: Search, state: int, waiting: bool) -> None:

@@ -65,6 +65,8 @@ class Space:
         """By task, the number of the standpoint at its end."""
         self.parents: dict[int, int] = {}
         """By state, the one from which it was first reached; filled by the search."""
+        self.growth = [0]
+        """How often anything was added to the control graphs."""
         self._tasks: list[Task] = []
         self._at: int | None = None
         self.ends = Node("end"), Node("stuck")
@@ -278,10 +280,31 @@ class Space:
             number = self._ids[i][key] = len(self.nodes[i])
             if number > NUMBER:
                 raise ExploreError(f"{self.names[i]} has too many standpoints")
-            self.nodes[i].append(Node(name, NUMBER << self.shifts[i]))
+            node = Node(name, self.shifts[i], self.growth)
+            self.growth[0] += 1
+            self.nodes[i].append(node)
+            if key is not None:
+                self._note_locks(node, task)
             if key is None:
                 self.done_of[i] = number
         return number
+
+    def _note_locks(self, node: Node, task: Task) -> None:
+        """Note at which locks a step waits, and which are held while it is next."""
+        cells = self.cells
+        bars: set[int] = set()
+        for lock, mode in task.held:
+            if hasattr(lock, "bars"):
+                bars |= {cells.cell(*way) for way in lock.bars(mode)}
+        node.bars = frozenset(bars)
+        taken = getattr(task.pending.op.fn, "__self__", None)
+        if hasattr(taken, "takes"):
+            ways = taken.takes(task.pending)
+            node.waits = frozenset(cells.cell(*way) for way in ways)
+
+    def places(self, state: int) -> list[int]:
+        """Return by task the number of its standpoint."""
+        return [state >> shift & NUMBER for shift in self.shifts]
 
     # -- transitions -----------------------------------------------------------
 
@@ -418,7 +441,8 @@ class Space:
         self._log.clear()
         stored |= {cell for cell in touched if cells.now[cell] != before[cell]}
         self.last = frozenset(read), frozenset(stored)
-        node.writes |= stored
+        own = {cell for cell in stored if cell in cells.unordered}
+        node.touch(stored - own, own)
         self._depend(node, touched)
         return delta
 

@@ -105,6 +105,17 @@ class Lock(Part):
         """Return the step that gives the shared lock back."""
         return self._read.leave
 
+    def bars(self, mode: str) -> tuple[tuple["Lock", str], ...]:
+        """Return the ways to take the lock that a holder bars: part and variable."""
+        way = (self, "writer")
+        return (way,) if mode == "read" else (way, (self, "readers"))
+
+    def takes(self, step: Step[Any]) -> tuple[tuple["Lock", str], ...]:
+        """Return the way in which a step takes the lock, if it does."""
+        if step is self._write.enter:
+            return ((self, "writer"),)
+        return ((self, "readers"),) if step is self._read.enter else ()
+
     def mode(self) -> str | None:
         """Return how the running task holds the lock: write, read or not at all."""
         for lock, mode in self.world.current.held:
