@@ -65,6 +65,10 @@ def _fault_in_place(mm: Mm, vpn: int, write: bool) -> Any:
     :returns: ``done``, ``cow`` (the page must be copied), ``split`` (so must a page
         of a huge mapping, which is split first) or ``error``.
     """
+    if mm.ptl.writer is not None:
+        # The entry is only judged with the page-table lock held, so that nobody takes
+        # one for empty that is being replaced.
+        return BLOCKED
     vma = mm.find_vma(vpn << mm.page_shift)
     if vma is None or (write and not vma.write):
         return "error"

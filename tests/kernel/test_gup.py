@@ -11,6 +11,7 @@ from kvmarch.kernel.gup import (
     release_pfn,
     wp_page_copy,
 )
+from kvmarch.kernel.ksm import ksm_scan
 from kvmarch.kernel.memslots import READONLY, gfn_to_memslot
 from kvmarch.kernel.mmap import (
     exit_mmap,
@@ -228,6 +229,20 @@ def test_a_fault_waits_for_a_migration(one):
     assert moving.end() is True
     pfn = reading.end()
     assert pfn == one.pfn(0) != old
+    assert one.lost == []
+
+
+def test_a_fault_waits_while_the_page_table_is_locked(one):
+    content = [one.host.pages[one.pfn(page)] for page in (0, 1)]
+    content[0].content = content[1].content = "equal"
+    merging = one.actor("ksm", ksm_scan(one.mm, one.at(0), one.at(2)))
+    merging.past("ptep_clear_flush")
+    reading = one.actor("gup", get_user_page(one.mm, one.vpn(1), False))
+
+    # The entry is empty now, and is not to be taken for one that was never mapped.
+    assert reading.waits() == "host fault"
+    assert merging.end() == 1
+    assert reading.end() == one.pfn(0) == one.pfn(1)
     assert one.lost == []
 
 
