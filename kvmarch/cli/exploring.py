@@ -7,40 +7,66 @@ from typing import Any
 import click
 
 from kvmarch.cli.commands import choose_of, cli, load_plugins, print_table, scenario_of
-from kvmarch.cli.shared import choose_options, output_options
+from kvmarch.cli.shared import F, choose_options, output_options, with_options
 
 
-def _bounds(states: int, depth: int, seconds: float, memory: int) -> Any:
+def how_options(function: F) -> F:
+    """Add the options that say how to search."""
+    return with_options(
+        function,
+        click.option(
+            "--order",
+            type=click.Choice(["breadth", "depth", "random", "pct"]),
+            default="breadth",
+            show_default=True,
+            help="Breadth first finds shortest schedules; random and pct try some.",
+        ),
+        click.option(
+            "--reduce",
+            is_flag=True,
+            help="Leave out what differs by steps that commute; lengths may grow.",
+        ),
+        click.option("--runs", type=click.IntRange(1), default=1000, help="Schedules."),
+        click.option("--seed", type=int, default=0, help="Of random schedules."),
+        click.option(
+            "--orderings",
+            type=click.IntRange(1),
+            default=3,
+            help="Of pct: how many a bug may need.",
+        ),
+        click.option(
+            "--states", type=click.IntRange(0), default=0, help="Cut at so many."
+        ),
+        click.option(
+            "--depth", type=click.IntRange(0), default=0, help="Cut at this depth."
+        ),
+        click.option(
+            "--seconds", type=click.FloatRange(0), default=0.0, help="Cut after these."
+        ),
+        click.option(
+            "--memory", type=click.IntRange(0), default=0, help="Cut at so many MiB."
+        ),
+    )
+
+
+def how_of(states: int, depth: int, seconds: float, memory: int, **rest: Any) -> Any:
+    """Return how to search, as the options say."""
     from kvmarch.explore.search import Bounds
+    from kvmarch.scenarios.cells import How
 
-    return Bounds(states, depth, seconds, memory)
+    return How(bounds=Bounds(states, depth, seconds, memory), **rest)
 
 
 @cli.command()
 @click.argument("scenario", required=False)
 @click.option("--all", "every", is_flag=True, help="Every scenario that expects any.")
-@click.option(
-    "--order",
-    type=click.Choice(["breadth", "depth"]),
-    default="breadth",
-    show_default=True,
-    help="Breadth first finds shortest schedules.",
-)
-@click.option("--states", type=click.IntRange(0), default=0, help="Cut at so many.")
-@click.option("--depth", type=click.IntRange(0), default=0, help="Cut at this depth.")
-@click.option("--seconds", type=click.FloatRange(0), default=0.0, help="Cut then.")
-@click.option("--memory", type=click.IntRange(0), default=0, help="Cut at MiB used.")
+@how_options
 @click.option("--replay", metavar="SCHEDULE", help="Run one schedule step by step.")
 @choose_options
 @output_options
 def explore(
     scenario: str | None,
     every: bool,
-    order: str,
-    states: int,
-    depth: int,
-    seconds: float,
-    memory: int,
     replay: str | None,
     arch: tuple[str, ...],
     kernel: tuple[str, ...],
@@ -49,6 +75,7 @@ def explore(
     settings: tuple[str, ...],
     style: str,
     output: str | None,
+    **search: Any,
 ) -> None:
     """Search all interleavings of a scenario's tasks for properties that are lost."""
     from kvmarch.scenarios import exploring as work
@@ -73,7 +100,6 @@ def explore(
         [scenario_of(name, plugins) for name in chosen],
         plugins,
         choose,
-        order=order,
-        bounds=_bounds(states, depth, seconds, memory),
+        how_of(**search),
     )
     print_table(table, style, output)

@@ -1,6 +1,7 @@
 """What the commands share: options, output, errors."""
 
 __all__ = [
+    "F",
     "Group",
     "arch_option",
     "change_options",
@@ -8,6 +9,7 @@ __all__ = [
     "emit",
     "output_options",
     "settings_of",
+    "with_options",
     "words",
     "write_whole",
 ]
@@ -60,7 +62,8 @@ def output_options(function: F) -> F:
     )(function)
 
 
-def _with_options(function: F, *options: Callable[[F], F]) -> F:
+def with_options(function: F, *options: Callable[[F], F]) -> F:
+    """Add options in the order in which they are to be listed."""
     for option in reversed(options):
         function = option(function)
     return function
@@ -77,7 +80,7 @@ arch_option = click.option(
 
 def change_options(function: F) -> F:
     """Add --with, --without and --set."""
-    return _with_options(
+    return with_options(
         function,
         click.option(
             "--with",
@@ -105,7 +108,7 @@ def change_options(function: F) -> F:
 
 def choose_options(function: F) -> F:
     """Add --arch, --kernel, --with, --without and --set."""
-    return _with_options(
+    return with_options(
         function,
         arch_option,
         click.option(

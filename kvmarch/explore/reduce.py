@@ -2,8 +2,9 @@
 
 From a state it is enough to let one task move if its step commutes with everything
 that the others can still do before it. What they can still do is read off their
-control graphs, which grow while they are walked: a search is repeated until it has
-begun and ended with the same graphs. Verdicts and end states stay as they are;
+control graphs, which grow while they are walked, and of which what was never run
+counts as nothing: a search is repeated until one has learnt nothing new, and only that
+one counts. Verdicts and end states stay as they are;
 schedules may be longer than the shortest.
 """
 
@@ -27,8 +28,6 @@ class Future:
     read: int = 0
     write: int = 0
     update: int = 0
-    open: bool = False
-    """Something ahead was never run: anything may be touched."""
 
 
 def _bits(cells: frozenset[int] | set[int]) -> int:
@@ -93,8 +92,7 @@ class Reduction:
     @staticmethod
     def _commutes(read: int, write: int, update: int, future: Future) -> bool:
         return not (
-            future.open
-            or write & (future.read | future.write | future.update)
+            write & (future.read | future.write | future.update)
             or read & (future.write | future.update)
             or update & (future.read | future.write)
         )
@@ -123,8 +121,6 @@ class Reduction:
             node: Node = nodes[number]
             if node.waits & bars:
                 continue
-            if not node.ran:
-                return Future(open=True)
             read |= _bits(node.reads - node.updates)
             write |= _bits(node.writes)
             update |= _bits(node.updates)

@@ -1,6 +1,15 @@
 """Search a state space: breadth first for shortest schedules, or depth first."""
 
-__all__ = ["Bounds", "Found", "Search", "explore"]
+__all__ = [
+    "Bounds",
+    "Found",
+    "Search",
+    "end_of",
+    "explore",
+    "is_out",
+    "look_at",
+    "peak_memory",
+]
 
 import gc
 import resource
@@ -142,8 +151,13 @@ def explore(
                 gc.enable()
         space.load(space.initial)
     search.seconds = time.perf_counter() - begun
-    search.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    search.peak = peak_memory()
     return search
+
+
+def peak_memory() -> int:
+    """Return the memory of this process at its highest, in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _look_for_livelock(search: Search) -> None:
@@ -160,15 +174,14 @@ def _look_for_livelock(search: Search) -> None:
         )
 
 
-def _is_out(search: Search, bounds: Bounds, begun: float) -> str:
+def is_out(search: Search, bounds: Bounds, begun: float) -> str:
+    """Return the bound that the search has reached; empty if none."""
     if bounds.states and len(search.space.parents) >= bounds.states:
         return f"{bounds.states} states"
     if bounds.seconds and time.perf_counter() - begun >= bounds.seconds:
         return f"{bounds.seconds} seconds"
-    if bounds.memory:
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        if used >= bounds.memory << 10:
-            return f"{bounds.memory} MiB"
+    if bounds.memory and peak_memory() >= bounds.memory << 10:
+        return f"{bounds.memory} MiB"
     return ""
 
 
@@ -176,20 +189,20 @@ def _breadth_first(search: Search, bounds: Bounds, begun: float, always: bool) -
     space = search.space
     level = [space.initial]
     if always:
-        _look_at(search, space.initial, 0)
+        look_at(search, space.initial, 0)
     while level:
         if bounds.depth and search.depth >= bounds.depth:
             search.cut = f"depth {bounds.depth}"
             return
         following: list[int] = []
         for chunk in range(0, len(level), 4096):
-            search.cut = _is_out(search, bounds, begun)
+            search.cut = is_out(search, bounds, begun)
             if search.cut:
                 return
             _expand(search, level[chunk : chunk + 4096], following)
         if always:
             for state in following:
-                _look_at(search, state, search.depth + 1)
+                look_at(search, state, search.depth + 1)
         level = following
         if level:
             search.depth += 1
@@ -240,7 +253,7 @@ def _expand(search: Search, states: list[int], following: list[int]) -> None:
                 reach(after)
         transitions += moved
         if not moved:
-            _end(search, state, waiting)
+            end_of(search, state, waiting)
     search.transitions += transitions
 
 
@@ -259,7 +272,7 @@ def _alone(space: Space, reduction: Reduction, state: int) -> int | None:
     return None
 
 
-def _end(search: Search, state: int, waiting: bool) -> None:
+def end_of(search: Search, state: int, waiting: bool) -> None:
     """Look at a state in which no task can move."""
     space = search.space
     program = space.program
@@ -280,7 +293,8 @@ def _end(search: Search, state: int, waiting: bool) -> None:
         search.lose(violation, state, -1, search.depth)
 
 
-def _look_at(search: Search, state: int, length: int) -> None:
+def look_at(search: Search, state: int, length: int) -> None:
+    """Ask what is asked between steps."""
     space = search.space
     for violation in space.ask(space.between, state, space.program.always):
         search.lose(violation, state, -1, length)
@@ -292,12 +306,12 @@ def _depth_first(search: Search, bounds: Bounds, begun: float, always: bool) -> 
     stack = [(space.initial, 0)]
     count = 0
     if always:
-        _look_at(search, space.initial, 0)
+        look_at(search, space.initial, 0)
     while stack:
         state, depth = stack.pop()
         count += 1
         if count % 1024 == 1:
-            search.cut = _is_out(search, bounds, begun)
+            search.cut = is_out(search, bounds, begun)
             if search.cut:
                 return
         if bounds.depth and depth >= bounds.depth:
@@ -308,5 +322,5 @@ def _depth_first(search: Search, bounds: Bounds, begun: float, always: bool) -> 
         _expand(search, [state], following)
         for after in following:
             if always:
-                _look_at(search, after, depth + 1)
+                look_at(search, after, depth + 1)
             stack.append((after, depth + 1))

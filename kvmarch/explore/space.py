@@ -297,7 +297,7 @@ class Space:
             if hasattr(lock, "bars"):
                 bars |= {cells.cell(*way) for way in lock.bars(mode)}
         node.bars = frozenset(bars)
-        taken = getattr(task.pending.op.fn, "__self__", None)
+        taken: Any = getattr(task.pending.op.fn, "__self__", None)
         if hasattr(taken, "takes"):
             ways = taken.takes(task.pending)
             node.waits = frozenset(cells.cell(*way) for way in ways)

@@ -1,6 +1,6 @@
 """One cell of an exploration: a scenario on one machine, and what the search found."""
 
-__all__ = ["Cell", "Explored", "cells_of", "explore_cell"]
+__all__ = ["Cell", "Explored", "How", "cells_of", "explore_cell"]
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -8,6 +8,7 @@ from typing import Any
 
 from kvmarch.changes import RELEASES, Release, find_release, show_release
 from kvmarch.errors import KernelError
+from kvmarch.explore.sample import sample
 from kvmarch.explore.schedule import Schedule, schedule_of
 from kvmarch.explore.search import Bounds, Search, explore
 from kvmarch.explore.verdict import Verdict, verdict_of, verdicts
@@ -16,6 +17,28 @@ from kvmarch.scenarios.compare import Choose
 from kvmarch.scenarios.program import ScenarioProgram
 from kvmarch.scenarios.records import Scenario
 from kvmarch.scenarios.records import Verdict as Expected
+
+SAMPLED = ("random", "pct")
+"""Orders that try some schedules, not all."""
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How a cell is explored.
+
+    :param order: ``breadth`` or ``depth`` first, over every interleaving; ``random``
+        schedules, or by ``pct``.
+    :param reduce: leave out what differs only by steps that commute.
+    :param runs: schedules of a sample, from a ``seed``.
+    :param orderings: of PCT, how many a bug may need.
+    """
+
+    order: str = "breadth"
+    bounds: Bounds = field(default_factory=Bounds)
+    reduce: bool = False
+    runs: int = 1000
+    seed: int = 0
+    orderings: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +111,30 @@ class Explored:
 def explore_cell(
     cell: Cell,
     plugins: Plugins,
-    *,
-    order: str = "breadth",
-    bounds: Bounds | None = None,
+    how: How | None = None,
     expected: tuple[Expected, ...] = (),
 ) -> Explored:
-    """Explore every interleaving of a scenario on one machine."""
+    """Explore the interleavings of a scenario on one machine."""
+    how = how or How()
     program = cell.program(plugins)
-    search = explore(program, order=order, bounds=bounds, always=program.asks_always)
+    if how.order in SAMPLED:
+        search = sample(
+            program,
+            strategy=how.order,
+            runs=how.runs,
+            seed=how.seed,
+            depth=how.orderings,
+            bounds=how.bounds,
+            always=program.asks_always,
+        )
+    else:
+        search = explore(
+            program,
+            order=how.order,
+            bounds=how.bounds,
+            always=program.asks_always,
+            reduce=how.reduce,
+        )
     return Explored(cell, search, expected, verdicts(search))
 
 

@@ -7,11 +7,10 @@ from typing import Any
 
 from kvmarch.changes import RELEASES, show_release
 from kvmarch.errors import ExploreError
-from kvmarch.explore.search import Bounds
 from kvmarch.explore.verdict import Verdict
 from kvmarch.plugins import Plugins
 from kvmarch.report.table import Column, Table
-from kvmarch.scenarios.cells import Cell, Explored, cells_of, explore_cell
+from kvmarch.scenarios.cells import Cell, Explored, How, cells_of, explore_cell
 from kvmarch.scenarios.compare import Choose
 from kvmarch.scenarios.file import find, library, load
 from kvmarch.scenarios.records import Scenario
@@ -52,9 +51,7 @@ def explore_table(
     scenarios: Iterable[Scenario],
     plugins: Plugins,
     choose: Choose,
-    *,
-    order: str = "breadth",
-    bounds: Bounds | None = None,
+    how: How | None = None,
 ) -> tuple[Table, list[Explored]]:
     """Explore scenarios; return one row per property that is lost or expected.
 
@@ -64,9 +61,7 @@ def explore_table(
     done = []
     for scenario in scenarios:
         for cell, expected in cells_of(scenario, plugins, choose):
-            explored = explore_cell(
-                cell, plugins, order=order, bounds=bounds, expected=expected
-            )
+            explored = explore_cell(cell, plugins, how, expected)
             done.append(explored)
             _add(table, explored)
     if not done:
