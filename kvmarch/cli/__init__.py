@@ -9,9 +9,9 @@ def main() -> None:
     """Run the command line; a usage error is one line, as every other is."""
     import click
 
-    from kvmarch.cli import exploring
-
-    cli = exploring.cli
+    # Importing a module registers its commands.
+    from kvmarch.cli import catalogue, exploring  # noqa: F401
+    from kvmarch.cli.commands import cli
 
     try:
         status = cli.main(prog_name="kvmarch", standalone_mode=False)

@@ -1,0 +1,28 @@
+"""The command that lists bugs and checks that the search finds them."""
+
+__all__ = ["bugs"]
+
+import sys
+
+import click
+
+from kvmarch.cli.commands import choose_of, cli, load_plugins, print_table
+from kvmarch.cli.shared import arch_option, output_options
+
+
+@cli.command()
+@click.option("--check", is_flag=True, help="Search every kernel; 1 if one differs.")
+@arch_option
+@output_options
+def bugs(check: bool, arch: tuple[str, ...], style: str, output: str | None) -> None:
+    """List historical bugs and candidates, with the schedule that shows each."""
+    from kvmarch.scenarios.catalogue import bugs_table
+
+    def progress(name: str) -> None:
+        if sys.stderr.isatty():
+            click.echo(f"\r\033[K{name}", err=True, nl=False)
+
+    choose = choose_of(arch, (), (), (), ())
+    table = bugs_table(load_plugins(), choose, check=check, progress=progress)
+    progress("")
+    print_table(table, style, output)
