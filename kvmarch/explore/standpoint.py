@@ -2,7 +2,9 @@
 
 __all__ = ["standpoint"]
 
-from collections.abc import Hashable, Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import is_dataclass
 from functools import cache
 from gc import get_referents
 from operator import length_hint
@@ -14,6 +16,8 @@ from kvmarch.explore.cells import Cells
 from kvmarch.explore.liveness import live_names
 
 _PATHS = (CoroutineType, GeneratorType)
+_PLAIN = (bool, bytes, float, frozenset, int, str, tuple)
+"""Types, beside dataclasses, of what a path may keep without giving it a name."""
 
 
 @cache
@@ -47,15 +51,31 @@ def standpoint(path: Any, cells: Cells) -> Hashable:
         found.append(code)
         found.append(at)
         wanted = _wanted(code, at)
-        for name, value in frame.f_locals.items():
+        seen = frame.f_locals
+        for name, value in seen.items():
             if name in wanted:
                 found.append((name, cells.freeze(value)))
+        found.extend(cells.freeze(value) for value in _unnamed(inside, seen.values()))
         found.extend(
             _position(thing)
             for thing in inside
             if isinstance(thing, Iterator) and not isinstance(thing, _PATHS)
         )
     return tuple(found)
+
+
+def _unnamed(inside: Iterable[Any], named: Iterable[Any]) -> Iterator[Any]:
+    """Yield the plain values that a frame holds and no local shows.
+
+    ``return value`` inside ``async with`` keeps the value while the end of the block
+    takes its steps. The names of the path are among them, and do no harm.
+    """
+    known = Counter(map(id, named))
+    for thing in inside:
+        if known[id(thing)]:
+            known[id(thing)] -= 1
+        elif isinstance(thing, _PLAIN) or is_dataclass(thing):
+            yield thing
 
 
 def _position(iterator: Any) -> Hashable:
