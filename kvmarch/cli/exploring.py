@@ -61,12 +61,21 @@ def how_of(states: int, depth: int, seconds: float, memory: int, **rest: Any) ->
 @click.argument("scenario", required=False)
 @click.option("--all", "every", is_flag=True, help="Every scenario that expects any.")
 @how_options
+@click.option(
+    "--jobs",
+    "-j",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes that share the cells.",
+)
 @click.option("--replay", metavar="SCHEDULE", help="Run one schedule step by step.")
 @choose_options
 @output_options
 def explore(
     scenario: str | None,
     every: bool,
+    jobs: int,
     replay: str | None,
     arch: tuple[str, ...],
     kernel: tuple[str, ...],
@@ -96,10 +105,11 @@ def explore(
         )
         return
     chosen = work.names_of_all(plugins) if every else [scenario or ""]
-    table, _explored = work.explore_table(
+    table = work.explore_table(
         [scenario_of(name, plugins) for name in chosen],
         plugins,
         choose,
         how_of(**search),
+        jobs,
     )
     print_table(table, style, output)
