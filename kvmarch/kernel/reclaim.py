@@ -4,7 +4,7 @@ Models mm/rmap.c, mm/migrate.c, mm/khugepaged.c; the notifications are those of
 generic facts 2.14.
 """
 
-__all__ = ["age", "collapse", "migrate", "reclaim"]
+__all__ = ["age", "collapse", "migrate", "reclaim", "reclaim_idle"]
 
 from kvmarch.kernel.mmap import free_pages
 from kvmarch.kernel.mmu_notifier import (
@@ -69,6 +69,19 @@ async def reclaim(mm: Mm, hva: int) -> bool:
     await mmu_notifier_invalidate_range_end(mm, hva, end)
     await free_pages(mm, pfns)
     return bool(pfns)
+
+
+async def reclaim_idle(mm: Mm, hva: int, how: str) -> bool:
+    """Swap one page out unless somebody has used it; return whether it went.
+
+    :Kernel: folio_referenced() of reclaim, which asks with clear_flush_young;
+        damon_folio_young() of DAMON, v5.15 on, which asks with test_young.
+    :param how: see :func:`age`.
+    """
+    young = await age(mm, hva, hva + (1 << mm.page_shift), how)
+    if young:
+        return False
+    return await reclaim(mm, hva)
 
 
 @op(name="install migration entry")

@@ -358,18 +358,21 @@ def oom_reap(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     return mmap.oom_reap(c.machine.mm, *c.pages(args))
 
 
-@verb(
-    "Ask whether pages were used.",
-    how="word:clear_flush_young|clear_young|test_young",
-    **_PAGES,
-)
+_HOW = "word:clear_flush_young|clear_young|test_young"
+_PAGE = {"memory": "name", "page": "int"}
+
+
+@verb("Ask whether pages were used.", how=_HOW, **_PAGES)
 def age(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     return reclaim.age(c.machine.mm, *c.pages(args), args["how"])
 
 
-@verb("Swap a page out.", memory="name", page="int")
+@verb("Swap a page out; or, if asked, an idle one only.", idle=f"?{_HOW}", **_PAGE)
 def swap_out(c: Context, args: Mapping[str, Any]) -> Path[Any]:
-    return reclaim.reclaim(c.machine.mm, c.pages(args)[0])
+    mm, hva = c.machine.mm, c.pages(args)[0]
+    if "idle" in args:
+        return reclaim.reclaim_idle(mm, hva, args["idle"])
+    return reclaim.reclaim(mm, hva)
 
 
 @verb("Migrate a page to another frame.", memory="name", page="int")

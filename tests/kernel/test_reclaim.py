@@ -5,7 +5,7 @@ import pytest
 from kvmarch.kernel.gup import get_user_page
 from kvmarch.kernel.huge_memory import split_huge
 from kvmarch.kernel.mmap import populate
-from kvmarch.kernel.reclaim import age, collapse, migrate, reclaim
+from kvmarch.kernel.reclaim import age, collapse, migrate, reclaim, reclaim_idle
 from kvmarch.kernel.vcpu import guest_access
 from kvmarch.machine.host import PFN_SHIFT, PRESENT, YOUNG, Vma
 
@@ -58,6 +58,21 @@ def test_there_is_nothing_to_swap_out(one, page):
 
     assert one.do(reclaim(one.mm, one.at(page))) is False
     assert one.host.pages[one.host.zero_pfn].refs == 1
+
+
+@pytest.mark.parametrize("how", ["clear_flush_young", "test_young"])
+def test_a_page_goes_only_if_it_is_idle(bench, how):
+    one = bench((6, 1))
+    one.slot()
+    one.access(0)
+
+    used = one.do(reclaim_idle(one.mm, one.at(0), how))
+    kept = one.pfn(0)
+    one.do(age(one.mm, one.at(0), one.at(1), "clear_young"))
+    idle = one.do(reclaim_idle(one.mm, one.at(0), how))
+
+    assert (used, kept > 0) == (False, True)
+    assert (idle, one.pfn(0)) == (True, 0)
 
 
 # -- migration ---------------------------------------------------------------------

@@ -52,6 +52,7 @@ LINES = [
     ("age memory=ram how=clear_young", True),
     ("age memory=ram how=test_young", False),
     ("swap_out memory=ram page=0", True),
+    ("swap_out memory=ram page=0 idle=clear_young", False),
     ("migrate memory=ram page=0", True),
     ("collapse memory=big page=0", False),
     ("split_huge memory=big page=3", True),
