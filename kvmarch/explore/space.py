@@ -183,6 +183,12 @@ class Space:
         """Bring the machine to a state that the search has reached."""
         if self._at == state:
             return
+        self._replay(state)
+        self._log.clear()
+        self._at = state
+        self._read_numbers(state)
+
+    def _replay(self, state: int) -> None:
         chain = self.path_to(state)
         self._begin()
         for i, count in enumerate(self.lead):
@@ -192,11 +198,8 @@ class Space:
             i, count = self.move_between(before, after)
             for _ in range(count):
                 self._step(i)
-        self.check(chain[-1])
+        self.check(state)
         self.world.violations.clear()
-        self._log.clear()
-        self._at = chain[-1]
-        self._read_numbers(self._at)
 
     def check(self, state: int) -> None:
         """Compare where the tasks stand with what a state says.
@@ -214,8 +217,15 @@ class Space:
                 )
 
     def differences(self, state: int) -> list[str]:
-        """Return every cell in which the machine differs from a state; for tests."""
+        """Lead the machine to a state; return each cell in which it differs.
+
+        For tests: there must be none.
+        """
         cells = self.cells
+        self._replay(state)
+        for owner, name in (*self._log.read, *self._log.stored):
+            # A piece is another object in each run.
+            cells.cell(owner, name)
         found = []
         for cell, name in enumerate(cells.names):
             number = self.number_in(state, cell)
@@ -224,6 +234,7 @@ class Space:
                 if seen != number:
                     found.append(f"{name}: {seen}, not {number}")
         self._log.clear()
+        self._at = None
         return found
 
     def _read_numbers(self, state: int) -> None:

@@ -126,6 +126,8 @@ def _close(mm: Mm, start: int, end: int) -> None:
     for opened in mm.subscriptions.open_ranges:
         if (opened.start, opened.end) == (start, end):
             mm.subscriptions.open_ranges.remove(opened)
+            # What it was is of no account any more.
+            opened.old, opened.returned = frozenset(), False
             return
     mm.world.violate("balanced", f"{mm.name}: {start:#x}-{end:#x} ends twice")
 
