@@ -9,6 +9,7 @@ __all__ = [
     "check_emulation",
     "check_logged",
     "check_touch",
+    "is_settled",
     "note_logged",
     "note_logging",
 ]
@@ -106,22 +107,33 @@ def _host_allows(vm: "Vm", slot: "Memslot", gfn: int, access: str) -> bool:
     return vma is not None and (vma.write or access != "write")
 
 
-def check_emulation(vcpu: "Vcpu", gfn: int, access: str) -> None:
-    """Check an access that is about to be answered as MMIO.
+def is_settled(vcpu: "Vcpu", gfn: int, access: str) -> bool:
+    """Return whether a memslot holds a gfn, and its update is over.
 
-    Inside kvm->srcu: an update that is final was final before the fault began. Where
-    the host itself denies the access, MIPS emulates it; that is not stale.
+    Where the host itself denies the access, MIPS emulates it; that is not stale.
     """
     vm = vcpu.vm
     slot = vm.memslots[vcpu.as_id].find(gfn)
-    if (
+    return (
         slot is not None
         and not slot.invalid
         and vcpu.as_id not in vm.updating
         and not (slot.readonly and access == "write")
         and _host_allows(vm, slot, gfn, access)
-    ):
-        vm.world.violate(
+    )
+
+
+def check_emulation(vcpu: "Vcpu", gfn: int, access: str, settled: bool) -> None:
+    """Check an access that is about to be answered as MMIO.
+
+    A fault that began before the update was over may be answered from before: a grace
+    period does not wait for readers that begin inside it.
+
+    :param settled: what :func:`is_settled` said when the access was made.
+    """
+    if settled and is_settled(vcpu, gfn, access):
+        slot = vcpu.vm.memslots[vcpu.as_id].find(gfn)
+        vcpu.vm.world.violate(
             "stale-mmio",
             f"{vcpu.name} {access} of gfn {gfn:#x} is emulated, but {slot} has it",
         )

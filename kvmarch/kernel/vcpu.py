@@ -9,7 +9,7 @@ __all__ = ["CHOICES", "guest_access", "run_guest"]
 from typing import Any
 
 from kvmarch.changes import Choice
-from kvmarch.kernel.checks import check_emulation, check_touch
+from kvmarch.kernel.checks import check_emulation, check_touch, is_settled
 from kvmarch.kernel.memslots import gfn_to_memslot
 from kvmarch.kernel.vm import IN_GUEST, OUTSIDE, Vcpu
 from kvmarch.machine.steps import BLOCKED, op
@@ -41,10 +41,11 @@ def enter_guest(vcpu: Vcpu) -> None:
 
 
 @op(name="guest access")
-def touch(vcpu: Vcpu, gfn: int, access: str) -> str:
+def touch(vcpu: Vcpu, gfn: int, access: str) -> str | tuple[str, bool]:
     """Let the guest load, store or fetch: from the TLB, or by a walk.
 
-    :returns: ``done``, ``kicked``, or why the guest was left with a fault.
+    :returns: ``done`` or ``kicked``; or why the guest was left with a fault, and
+        whether the gfn's memslot was there to stay by then.
     """
     if vcpu.mode is not IN_GUEST:
         return "kicked"
@@ -64,7 +65,7 @@ def touch(vcpu: Vcpu, gfn: int, access: str) -> str:
                 world.note(
                     "guest_fault", vcpu=vcpu.name, gfn=gfn, access=access, why=why
                 )
-            return why
+            return why, is_settled(vcpu, gfn, access)
         found = walked
         vcpu.tlb.insert(tag, found)
     vm = vcpu.vm
@@ -92,9 +93,12 @@ def leave_guest(vcpu: Vcpu, reason: str, gfn: int) -> None:
 
 
 @op(name="emulate")
-def emulate(vcpu: Vcpu, gfn: int, access: str) -> None:
-    """Answer an access as MMIO."""
-    check_emulation(vcpu, gfn, access)
+def emulate(vcpu: Vcpu, gfn: int, access: str, settled: bool) -> None:
+    """Answer an access as MMIO.
+
+    :param settled: whether the gfn's memslot was there before the access.
+    """
+    check_emulation(vcpu, gfn, access, settled)
 
 
 @op(name="refault while others are at it")
@@ -126,14 +130,15 @@ async def guest_access(vcpu: Vcpu, gfn: int, access: str) -> str:
         if vcpu.mode is not IN_GUEST:
             await enter_guest(vcpu)
         how = await touch(vcpu, gfn, access)
-        if how == "done":
-            return how
-        if how == "kicked":
+        if isinstance(how, str):
+            if how == "done":
+                return how
             continue
+        why, settled = how
         async with vm.srcu.read():
-            result = await vm.k.page_fault(vcpu, gfn, access, how)
+            result = await vm.k.page_fault(vcpu, gfn, access, why)
             if result == "mmio":
-                await emulate(vcpu, gfn, access)
+                await emulate(vcpu, gfn, access, settled)
         if result != "guest":
             await leave_guest(vcpu, result, gfn)
             return str(result)
