@@ -107,13 +107,13 @@ GIB = 1 << 18
     ("release", "options", "may_block", "drops"),
     [
         pytest.param((4, 10), {}, True, 0, id="v4.10 never"),
-        pytest.param((4, 11), {}, True, 2, id="v4.11 per pgd entry"),
-        pytest.param((5, 8), {}, False, 2, id="v5.8 even if it must not"),
+        pytest.param((4, 11), {}, True, 1, id="v4.11 per pgd entry"),
+        pytest.param((5, 8), {}, False, 1, id="v5.8 even if it must not"),
         pytest.param((5, 9), {}, False, 0, id="v5.9 honours may_block"),
-        pytest.param((5, 10), {}, True, 2, id="v5.10"),
+        pytest.param((5, 10), {}, True, 1, id="v5.10"),
         pytest.param((6, 0), {"ipa": 44}, True, 0, id="v6.0 root entry of 512G"),
-        pytest.param((6, 1), {"ipa": 44}, True, 2, id="v6.1 largest block"),
-        pytest.param((6, 12), {}, True, 2, id="v6.12"),
+        pytest.param((6, 1), {"ipa": 44}, True, 1, id="v6.1 largest block"),
+        pytest.param((6, 12), {}, True, 1, id="v6.12"),
     ],
 )
 def test_where_the_lock_is_dropped(machine, release, options, may_block, drops):
@@ -122,9 +122,19 @@ def test_where_the_lock_is_dropped(machine, release, options, may_block, drops):
     steps = []
     m.world.observer = lambda task, step: steps.append(step.op.name)
 
-    m.locked(m.k.unmap_gfn_range(m.vm, slot, 0, 3 * GIB, may_block))
+    m.locked(m.k.unmap_gfn_range(m.vm, slot, 0, 2 * GIB, may_block))
     assert steps.count("unlock mmu_lock") == 1 + drops
     assert m.lost == ([] if may_block else ["warn"] * drops)
+
+
+def test_empty_entries_of_the_root_are_one_chunk(machine):
+    m = machine((5, 10))
+    slot = m.slot()
+    steps = []
+    m.world.observer = lambda task, step: steps.append(step.op.name)
+
+    m.locked(m.k.unmap_gfn_range(m.vm, slot, 0, 900 * GIB, True))
+    assert steps.count("unlock mmu_lock") == 2
 
 
 @pytest.mark.parametrize(
