@@ -185,9 +185,9 @@ async def kvmarch_page_fault(
 
 
 @hookimpl
-def kvmarch_age_gfn(vm: Vm, slot: Memslot, start: int, end: int) -> bool:
+async def kvmarch_age_gfn(vm: Vm, slot: Memslot, start: int, end: int) -> bool:
     """Make a range old."""
-    return notifier.age_gfn(vm, slot, start, end)
+    return await notifier.age_gfn(vm, slot, start, end)
 
 
 @hookimpl

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from kvmarch_mips.geometry import table_entry, table_pa
 from kvmarch_mips.state import MipsVcpu, MipsVm
 
-from kvmarch import Table, Vm
+from kvmarch import Table, Vm, op
 
 
 def find_pte(vm: Vm, gfn: int) -> tuple[Table, int] | None:
@@ -187,23 +187,40 @@ def kvm_mips_flush_gpa_pt(
     return removable
 
 
-def kvm_mips_mkold_gpa_pt(vm: Vm, start: int, last: int) -> bool:
+@op(name="find leaf tables")
+def _leaf_tables(vm: Vm, start: int, last: int) -> tuple[tuple[int, int, int], ...]:
+    """Return address, first index and the one after the last, table by table."""
+    return tuple(
+        (table.pa, low, stop)
+        for table, low, stop in for_each_leaf_table(vm, start, last)
+        if low < stop
+    )
+
+
+@op(name="mkold")
+def _mkold(vm: Vm, tables: tuple[tuple[int, int, int], ...]) -> bool:
+    arch: MipsVm = vm.arch
+    old = arch.layout.readable
+    changed = 0
+    for pa, low, stop in tables:
+        changed += vm.tables.at(pa).change(arch.young, low, stop, clear=old)
+    return changed > 0
+
+
+async def kvm_mips_mkold_gpa_pt(vm: Vm, start: int, last: int) -> bool:
     """Make every entry of a range old; return whether one changed.
 
-    :Kernel: kvm_mips_mkold_gpa_pt(), since v4.11.
+    The release of the mm may free a table between finding it and using it.
+
+    :Kernel: kvm_mips_mkold_gpa_pt(), since v4.11. Simplified: all tables are found
+        first; the kernel uses each as soon as it is found.
     :Locking: mmu_lock.
     :param last: last gfn, inclusive.
     """
-    arch: MipsVm = vm.arch
-    old = arch.layout.readable
-    return (
-        sum(
-            table.change(arch.young, low, stop, clear=old)
-            for table, low, stop in for_each_leaf_table(vm, start, last)
-            if low < stop
-        )
-        > 0
-    )
+    tables = await _leaf_tables(vm, start, last)
+    if not tables:
+        return False
+    return await _mkold(vm, tables)
 
 
 def kvm_mips_mkclean_gpa_pt(vm: Vm, start: int, last: int) -> bool:

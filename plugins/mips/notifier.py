@@ -151,13 +151,13 @@ set_spte_gfn.add(_set_spte, "mips-generic-flush")
 # -------------------------------------------------------------------------
 
 
-def age_gfn(vm: Vm, slot: Memslot, start: int, end: int) -> bool:
+async def age_gfn(vm: Vm, slot: Memslot, start: int, end: int) -> bool:
     """Make the range old; return whether an entry changed. No flush here.
 
     :Kernel: kvm_age_hva(), v4.11 to v5.12; kvm_age_gfn(), since v5.13.
     :Locking: mmu_lock.
     """
-    return kvm_mips_mkold_gpa_pt(vm, start, end - vm.arch.past_end)
+    return await kvm_mips_mkold_gpa_pt(vm, start, end - vm.arch.past_end)
 
 
 test_age_gfn = Choice("test_age_gfn", "the test_young hook")

@@ -195,8 +195,9 @@ def test_aging_makes_old_and_says_so_once(machine, release, mmu):
     one.access(0, "write")
     # The host's own PTEs are aged first, so that what follows is KVM's answer.
     one.age(8, "clear_flush_young")
-    first = one.k.age_gfn.fn(one.vm, one.vm.memslots[0].by_id(0), 0, 1)
-    again = one.k.age_gfn.fn(one.vm, one.vm.memslots[0].by_id(0), 0, 1)
+    slot = one.vm.memslots[0].by_id(0)
+    first = one.do(one.k.age_gfn(one.vm, slot, 0, 1))
+    again = one.do(one.k.age_gfn(one.vm, slot, 0, 1))
 
     assert (first, again) == (True, False)
     assert one.fields(0) == {"present", "write", "modified", "dirty"}

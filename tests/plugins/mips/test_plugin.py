@@ -108,6 +108,9 @@ def lose_nothing(mips, release, settings):
     k = plugins.link(mips, release)
     for path in library().values():
         scenario = load(path)
+        if scenario.verdicts:
+            # It says itself where what is lost, over all interleavings.
+            continue
         for options in settings:
             played = play(scenario, k, options)
             assert played.violations == [], (scenario.name, options)
