@@ -1,6 +1,6 @@
 """One cell of an exploration: a scenario on one machine, and what the search found."""
 
-__all__ = ["Cell", "Explored", "How", "cells_of", "explore_cell"]
+__all__ = ["Cell", "Explored", "How", "cells_of", "expected_at", "explore_cell"]
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -151,7 +151,7 @@ def cells_of(
             for release in choose.releases((RELEASES[-1],)):
                 if _exists(arch, release) or (choose.arch and choose.kernel):
                     cell = Cell(scenario, arch, release, choose)
-                    yield cell, _expected_at(scenario, cell)
+                    yield cell, expected_at(scenario, cell)
         return
     found: dict[str, tuple[Cell, list[Expected]]] = {}
     for expected in scenario.verdicts:
@@ -187,7 +187,7 @@ def _exists(arch: Loaded, release: Release) -> bool:
     return True
 
 
-def _expected_at(scenario: Scenario, cell: Cell) -> tuple[Expected, ...]:
+def expected_at(scenario: Scenario, cell: Cell) -> tuple[Expected, ...]:
     """Return what the scenario expects of a cell that was chosen by hand."""
 
     def same(given: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
