@@ -10,6 +10,7 @@ __all__ = [
     "PluginError",
     "RecordingError",
     "ScenarioError",
+    "SweepError",
     "UnknownNameError",
 ]
 
@@ -46,6 +47,10 @@ class ScenarioError(KvmarchError):
 
 class ExploreError(KvmarchError):
     """A machine or a schedule that cannot be explored."""
+
+
+class SweepError(KvmarchError):
+    """A sweep that cannot go on, or a file that holds no such sweep."""
 
 
 class RecordingError(KvmarchError):

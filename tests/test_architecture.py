@@ -44,7 +44,16 @@ LAYERS = {
         "report",
         "scenarios",
     },
-    "cli": {"errors", "explore", "plugins", "recordings", "report", "scenarios"},
+    "sweep": {"changes", "errors", "plugins", "report", "scenarios"},
+    "cli": {
+        "errors",
+        "explore",
+        "plugins",
+        "recordings",
+        "report",
+        "scenarios",
+        "sweep",
+    },
     "__main__": {"cli"},
 }
 """What each part of kvmarch may import, besides itself. The package itself gathers
@@ -52,6 +61,7 @@ the public names, so it is no part."""
 
 DOORS = {
     "click": {"cli"},
+    "distributed": {"sweep"},
     "pluggy": {"plugins", "hookspecs"},
     "tabulate": {"report"},
 }

@@ -10,7 +10,7 @@ def main() -> None:
     import click
 
     # Importing a module registers its commands.
-    from kvmarch.cli import catalogue, exploring  # noqa: F401
+    from kvmarch.cli import catalogue, exploring, sweeping  # noqa: F401
     from kvmarch.cli.commands import cli
 
     try:

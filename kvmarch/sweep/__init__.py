@@ -1,0 +1,1 @@
+"""Sweeps: very many cells, over processes or machines, that outlive a crash."""

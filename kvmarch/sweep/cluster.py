@@ -1,0 +1,115 @@
+"""Explore on a Dask cluster: one that is there, or one embedded in this process."""
+
+__all__ = ["at", "embedded", "is_installed"]
+
+import importlib.util
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+from kvmarch.errors import SweepError
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+Backend = Callable[[Sequence[A]], Iterator[tuple[int, B | None]]]
+
+AHEAD = 4
+"""Cells that wait at the scheduler for each thread of a worker."""
+
+CONNECT = "15s"
+"""How long a scheduler may take to answer."""
+
+
+def is_installed() -> bool:
+    """Return whether the extra ``cluster`` is there."""
+    return importlib.util.find_spec("distributed") is not None
+
+
+def at(function: Callable[[A], B], address: str) -> Backend[A, B]:
+    """Explore on the cluster of a scheduler.
+
+    :raises SweepError: the extra ``cluster`` is not installed.
+    """
+    if not is_installed():
+        raise SweepError(
+            "--scheduler needs Dask, which is not installed: "
+            "pip install 'kvmarch[cluster]'; --jobs does without"
+        )
+    return lambda tasks: _explore(function, tasks, address, 0)
+
+
+def embedded(function: Callable[[A], B], workers: int) -> Backend[A, B]:
+    """Explore on a cluster of this machine, which lives as long as the sweep."""
+    return lambda tasks: _explore(function, tasks, "", min(workers, len(tasks)))
+
+
+def _explore(
+    function: Callable[[A], B], tasks: Sequence[A], address: str, workers: int
+) -> Iterator[tuple[int, B | None]]:
+    import distributed
+
+    # What is wrong is said in one line, not in Dask's.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    with ExitStack() as stack:
+        if workers:
+            # A search watches classes of its whole process: one thread for each.
+            local = distributed.LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+            )
+            address = stack.enter_context(local).scheduler_address
+        try:
+            client = distributed.Client(address, timeout=CONNECT, set_as_default=False)
+        except (OSError, ValueError) as error:
+            said = " ".join(str(error).split())
+            raise SweepError(f"no scheduler at {address}: {said}") from None
+        stack.enter_context(client)
+        yield from _stream(distributed, client, function, tasks)
+
+
+def _stream(
+    distributed: Any, client: Any, function: Callable[[A], B], tasks: Sequence[A]
+) -> Iterator[tuple[int, B | None]]:
+    """Keep the workers busy, with not more at the scheduler than they need."""
+    running: dict[Any, int] = {}
+    ready = distributed.as_completed(loop=client.loop)
+    waiting = iter(enumerate(tasks))
+
+    def hand_out() -> None:
+        threads = sum(client.nthreads().values())
+        for number, task in waiting:
+            # A cell is explored anew if asked again, whatever Dask remembers.
+            future = client.submit(function, task, pure=False)
+            running[future.key] = number
+            ready.add(future)
+            if len(running) >= max(threads, 1) * AHEAD:
+                return
+
+    hand_out()
+    for future in ready:
+        number = running.pop(future.key)
+        yield number, _result(distributed, future)
+        hand_out()
+
+
+def _result(distributed: Any, future: Any) -> Any:
+    """Return what came out; None if the workers that tried it died."""
+    try:
+        return future.result()
+    except SweepError:
+        raise
+    except distributed.KilledWorker:
+        return None
+    except CancelledError:
+        raise SweepError("the scheduler is gone") from None
+    except Exception as error:  # noqa: BLE001 - what a cluster raises is its own
+        said = " ".join(str(error).split())
+        raise SweepError(
+            f"the cluster cannot explore ({type(error).__name__}: {said})"
+        ) from None
