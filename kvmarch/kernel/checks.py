@@ -108,7 +108,7 @@ def _host_allows(vm: "Vm", slot: "Memslot", gfn: int, access: str) -> bool:
 
 
 def is_settled(vcpu: "Vcpu", gfn: int, access: str) -> bool:
-    """Return whether a memslot holds a gfn, and its update is over.
+    """Return whether a memslot holds a gfn, and the ioctl that put it there is over.
 
     Where the host itself denies the access, MIPS emulates it; that is not stale.
     """
@@ -117,7 +117,7 @@ def is_settled(vcpu: "Vcpu", gfn: int, access: str) -> bool:
     return (
         slot is not None
         and not slot.invalid
-        and vcpu.as_id not in vm.updating
+        and slot not in vm.unreturned
         and not (slot.readonly and access == "write")
         and _host_allows(vm, slot, gfn, access)
     )

@@ -191,6 +191,8 @@ def _publish(vm: Vm, as_id: int, slots: tuple[Memslot, ...]) -> Any:
     generation, in_progress = vm.k.update_generation.fn(
         vm, vm.memslots[as_id].generation
     )
+    if vm.world.traced:
+        vm.unreturned.update(set(slots) - set(vm.memslots[as_id].slots))
     vm.memslots[as_id] = Memslots(slots, generation, in_progress=in_progress)
     vm.updating.add(as_id)
 
@@ -326,7 +328,8 @@ def _free_bitmap(vm: Vm, slot: Memslot | None, kept: Memslot | None) -> None:
 
 
 @op(name="ioctl returns")
-def _committed(vm: Vm, new: Memslot | None) -> None:
+def _returned(vm: Vm, new: Memslot | None) -> None:
+    vm.unreturned.clear()
     note_logging(vm, new)
 
 
@@ -347,7 +350,7 @@ async def _create_or_flags(
     await swap_memslots(vm, new.as_id, slots, arch_lock)
     await vm.k.commit_memory_region(vm, old, new, change)
     await _free_bitmap(vm, old, new)
-    await _committed(vm, new)
+    await _returned(vm, new)
     return 0
 
 
@@ -373,12 +376,13 @@ async def _delete_or_move(
             await swap_memslots(vm, as_id, slots, arch_lock)
         elif arch_lock:
             await vm.slots_arch_lock.drop_write()
+        await _returned(vm, None)
         return errno
     slots = await _slots_with(vm, as_id, invalid, new)
     await swap_memslots(vm, as_id, slots, arch_lock)
     await vm.k.commit_memory_region(vm, old, new, change)
     await _free_bitmap(vm, old, new)
-    await _committed(vm, new)
+    await _returned(vm, new)
     return 0
 
 

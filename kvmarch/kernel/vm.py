@@ -47,6 +47,7 @@ class Vm(Part):
         "memslots",
         "dirty_bitmaps",
         "updating",
+        "unreturned",
         "logging",
         "next_key",
         "users_count",
@@ -101,6 +102,8 @@ class Vm(Part):
         self.dirty_bitmaps: dict[int, bytearray] = {}
         self.updating: set[int] = set()
         """Address spaces whose new set is published and not final yet."""
+        self.unreturned: set[Memslot] = set()
+        """Slots whose ioctl has not returned yet: for checks only."""
         self.logging: dict[int, set[int]] = {}
         """By bitmap, the pages written and not reported yet: for checks only."""
         self.next_key = 1

@@ -360,6 +360,22 @@ def test_answering_a_gfn_with_a_slot_as_mmio_is_reported(bench):
     assert one.lost == ["stale-mmio"]
 
 
+def test_an_access_from_before_the_end_of_an_update_may_be_answered_as_mmio(bench):
+    async def emulate(vcpu, gfn, access, why):
+        return "mmio"
+
+    one = bench(replaced={"page_fault": emulate})
+    region = Region(0, 0, 0, 4 * PAGE, HVA)
+    updating = one.actor("vmm", set_memory_region(one.vm, region))
+    updating.to("generation becomes final")
+    faulting = one.actor("vcpu0", guest_access(one.vcpu, 0, "read"))
+    faulting.to("emulate")
+    updating.end()
+    faulting.end()
+
+    assert one.lost == []
+
+
 def test_without_a_trace_nothing_is_checked(bench):
     one = bench(traced=False)
     one.slot()
