@@ -17,6 +17,7 @@ from kvmarch_x86 import (
     slots,
     stale,
     tdp_huge,
+    tdp_unmap,
     teardown,
     translate,
     unmap,
@@ -68,6 +69,7 @@ def kvmarch_choices() -> Sequence[Choice]:
         *slots.CHOICES,
         *stale.CHOICES,
         *tdp_huge.CHOICES,
+        *tdp_unmap.CHOICES,
         *unmap.CHOICES,
     )
 

@@ -82,6 +82,20 @@ CHANGES: tuple[Change, ...] = (
         source="x86 5 (08f07c800e9d, e25f0e0cd51b); this id is from memory",
     ),
     _row(
+        "x86-frozen-sptes",
+        "Freeze entries that are removed with mmu_lock shared until they were flushed",
+        (5, 12),
+        "08f07c800e9d",
+        source="x86 5, 6 D19; in the same cycle as faults in parallel",
+    ),
+    _row(
+        "x86-flush-over-roots",
+        "Flush what earlier roots owe before a zap gives way in the next one",
+        (5, 12),
+        "a835429cda91",
+        source="x86 6 D6; no release had the bug, only v5.12-rc and 5.10.y",
+    ),
+    _row(
         "x86-retry-invalid-slot",
         "Retry page faults that hit an invalid memslot",
         (5, 12),
@@ -109,6 +123,13 @@ CHANGES: tuple[Change, ...] = (
         source="x86 6 D17; the release is from memory there",
     ),
     _row(
+        "x86-unmap-yields",
+        "Notifiers that may block give way while they unmap (TDP MMU)",
+        (5, 13),
+        "e1eed5847b09",
+        source="x86 3.3: not in v5.10; id and release are from memory",
+    ),
+    _row(
         "x86-fast-invalidation",
         "Invalidate the TDP MMU's roots when a memslot is deleted, zap them under "
         "mmu_lock for read",
@@ -129,6 +150,20 @@ CHANGES: tuple[Change, ...] = (
         (5, 15),
         "6e8eb2060cc7",
         source="x86 5; id and release are from memory",
+    ),
+    _row(
+        "x86-iterator-restarts",
+        "Do not advance the iterator of the TDP MMU after it gave way",
+        (5, 16),
+        "3a0f64de479c",
+        source="x86 6 D7",
+    ),
+    _row(
+        "x86-unmap-holds-roots",
+        "Use a yield-safe iterator over roots when a notifier unmaps",
+        (5, 16),
+        "7533377215b6",
+        source="x86 4, 6 D5; the release is from memory there",
     ),
     _row(
         "x86-obsolete-root-check",
@@ -170,6 +205,25 @@ CHANGES: tuple[Change, ...] = (
         (5, 18),
         "f47e5bbbc92f",
         source="x86 4 (with acbda82a81c7: only with mmu_lock for write)",
+    ),
+    _row(
+        "x86-two-pass-zap",
+        "Zap a root's GiBs before its own entries",
+        (5, 18),
+        "1b6043e8e584",
+        source="x86 4",
+    ),
+    _row(
+        "x86-unmap-shared",
+        "Notifiers unmap with mmu_lock held for read, after the count was raised",
+        None,
+        source="never merged: what acbda82a81c7 (v5.18, x86 4) decided against",
+    ),
+    _row(
+        "x86-start-shared",
+        "Notifiers raise the count and unmap with mmu_lock held for read",
+        None,
+        source="never merged: shows why the count needs the lock for write",
     ),
     _row(
         "x86-change-pte-batches-flush",

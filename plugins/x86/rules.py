@@ -118,8 +118,20 @@ class Rules(NamedTuple):
     """Deleting a memslot makes roots invalid and zaps them later."""
     keeps_roots: bool
     """The TDP MMU holds a reference to each root of its own."""
+    two_passes: bool
+    """A root is zapped below its first GiBs before its own entries are."""
     four_passes: bool
     """A root is zapped level by level."""
+    restarts_at_entry: bool
+    """A walk that has given way goes on at the entry at which it did."""
+    unmap_yields: bool
+    """A notifier that may block gives way while it unmaps."""
+    unmap_holds_roots: bool
+    """A notifier holds a reference to the root that it unmaps from."""
+    flush_over_roots: bool
+    """Before it gives way, a walk pays what it owes for earlier roots as well."""
+    freezes: bool
+    """What is removed with mmu_lock shared is frozen until it was flushed."""
     flushes_zap_all: bool
     """Zapping everything is followed by a flush."""
     protects_mmu_writable: bool
@@ -156,7 +168,13 @@ _WHEN: dict[str, tuple[str, bool]] = {
     "uses_rcu": ("x86-rwlock", True),
     "invalidates_roots": ("x86-fast-invalidation", True),
     "keeps_roots": ("x86-roots-kept", True),
+    "two_passes": ("x86-two-pass-zap", True),
     "four_passes": ("x86-four-pass-zap", True),
+    "restarts_at_entry": ("x86-iterator-restarts", True),
+    "unmap_yields": ("x86-unmap-yields", True),
+    "unmap_holds_roots": ("x86-unmap-holds-roots", True),
+    "flush_over_roots": ("x86-flush-over-roots", True),
+    "freezes": ("x86-frozen-sptes", True),
     "flushes_zap_all": ("x86-zap-all-unflushed", False),
     "protects_mmu_writable": ("x86-write-protect-by-mmu-writable", True),
     "logs_shared": ("x86-log-shared", True),

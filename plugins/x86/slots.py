@@ -23,10 +23,10 @@ from kvmarch_x86.rmap_mmu import (
     rmap_zap_collapsible,
     rmap_zap_obsolete_pages,
 )
+from kvmarch_x86.tdp_unmap import unmap_now
 from kvmarch_x86.tdp_zap import (
     invalidate_roots,
     tdp_zap_all,
-    unmap_leaves,
     zap_invalidated_roots,
 )
 
@@ -120,7 +120,7 @@ async def _zap_everything(vm: Vm, slot: Memslot) -> None:
 def _zap_slot(vm: Vm, slot: Memslot) -> Flush | None:
     start, end = slot.base_gfn, slot.end_gfn
     if vm.arch.is_tdp:
-        return unmap_leaves(vm, slot.as_id, start, end, invalid=False)
+        return unmap_now.fn(vm, slot.as_id, start, end)
     return rmap_unmap_gfn_range(vm, slot, start, end)
 
 

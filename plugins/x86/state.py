@@ -136,7 +136,8 @@ class X86Vm(Part):
         self.place_generation = place_generation
         self.read_generation = read_generation
         self.gfn_bits = LEVEL_BITS * level
-        self.frozen = layout.nonpresent if layout.frozen is None else layout.frozen
+        frozen = layout.frozen if self.rules.freezes else None
+        self.frozen = layout.nonpresent if frozen is None else frozen
         """What a removed entry holds: empty where there is no frozen value."""
         self.hardware = hardware_tests(layout)
         self.leaf = leaf_match(layout)

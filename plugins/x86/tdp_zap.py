@@ -11,15 +11,13 @@ __all__ = [
     "mark_page",
     "remove_table",
     "tdp_zap_all",
-    "unmap_leaves",
     "zap_invalidated_roots",
-    "zap_range",
 ]
 
 from collections.abc import Sequence
 from functools import partial
 
-from kvmarch_x86.geometry import LEVEL_BITS, PAGE_SHIFT
+from kvmarch_x86.geometry import PAGE_SHIFT
 from kvmarch_x86.spte import (
     is_accessed_spte,
     is_dirty_spte,
@@ -27,9 +25,9 @@ from kvmarch_x86.spte import (
     spte_to_pfn,
 )
 from kvmarch_x86.state import ENTRIES, Role, X86Vm
-from kvmarch_x86.tdp_tables import free_table, is_table, put_root, runs
+from kvmarch_x86.tdp_tables import free_table, is_table, put_root
 
-from kvmarch import Flush, Table, Vm, kvm_flush_remote_tlbs, op
+from kvmarch import Table, Vm, kvm_flush_remote_tlbs, op
 
 ALL_BITS = (1 << 64) - 1
 
@@ -80,31 +78,6 @@ def drop_leaves(vm: Vm, table: Table, first: int, stop: int, who: str) -> int:
         _mark_pages(vm, table, first, stop, who)
     put = arch.layout.nonpresent
     return table.change(arch.leaf, first, stop, clear=ALL_BITS, put=put)
-
-
-def unmap_leaves(
-    vm: Vm, as_id: int, start: int, end: int, *, invalid: bool
-) -> Flush | None:
-    """Drop the leaves of a range in every root of an address space.
-
-    :Kernel: kvm_tdp_mmu_zap_leafs(), kvm_tdp_mmu_unmap_gfn_range(), v5.18 on
-    :Locking: mmu_lock for write.
-    :param invalid: roots that are invalid by now as well.
-    """
-    arch: X86Vm = vm.arch
-    owed = False
-    for pa in arch.roots:
-        root = vm.tables.at(pa)
-        role: Role = root.note
-        if role.as_id != as_id or (role.invalid and not invalid):
-            continue
-        dropped = 0
-        for table, first, stop in runs(vm, root, start, end):
-            dropped += drop_leaves(vm, table, first, stop, "tdp_mmu_zap_leafs")
-        # An invalid root owes nothing from v6.12 on: its vCPUs were told to leave it.
-        if dropped and (not role.invalid or arch.rules.flushes_invalid):
-            owed = True
-    return vm.ledger.owe(start, end) if owed else None
 
 
 # -- tables ------------------------------------------------------------------------
@@ -160,36 +133,6 @@ def _clear_table(vm: Vm, table: Table, *, shared: bool) -> bool:
     return bool(drop_leaves(vm, table, 0, ENTRIES, "tdp_mmu_zap_root")) or found
 
 
-def zap_range(vm: Vm, root: Table, start: int, end: int) -> bool:
-    """Drop what maps a range: whole tables inside it, and the leaves that overlap it.
-
-    Simplified: the tables are given back in the same step, before their flush, as
-    under RCU; harmless in v5.10 too, where no vCPU walks tables without the lock.
-
-    :Kernel: zap_gfn_range(), v5.10 to v5.17
-    :Locking: mmu_lock exclusively.
-    :returns: whether a flush is owed.
-    """
-    layout = vm.arch.layout
-    shift = LEVEL_BITS * (root.level - 1)
-    first = max(start - root.base, 0) >> shift
-    stop = min((end - root.base - 1 >> shift) + 1, ENTRIES)
-    if not shift:
-        return bool(drop_leaves(vm, root, first, stop, "zap_gfn_range"))
-    dropped = False
-    for index, entry in root.used(first, stop):
-        base = root.base + (index << shift)
-        if not is_table(entry):
-            dropped |= bool(drop_leaves(vm, root, index, index + 1, "zap_gfn_range"))
-        elif start <= base and base + (1 << shift) <= end:
-            root.set(index, layout.nonpresent)
-            remove_table(vm, vm.tables.at(entry & layout.pfn_mask), shared=False)
-            dropped = True
-        else:
-            dropped |= zap_range(vm, vm.tables.at(entry & layout.pfn_mask), start, end)
-    return dropped
-
-
 # -- roots -------------------------------------------------------------------------
 
 
@@ -236,12 +179,18 @@ def _tables_of(vm: Vm, table: Table, level: int) -> list[Table]:
     ]
 
 
+ALL = -1
+"""Where the walk of a root's own entries begins that has not given way yet."""
+
+
 def _passes(arch: X86Vm) -> tuple[int, ...]:
-    """Return the levels at which a root is zapped one after the other.
+    """Return the levels at which a root is zapped before its own entries are.
 
     Small steps first, so that no single one takes long (fact sheet x86, 3.9).
     """
-    return (1, 2, 3, arch.level) if arch.rules.four_passes else (3, arch.level)
+    if arch.rules.four_passes:
+        return (1, 2, 3)
+    return (3,) if arch.rules.two_passes else ()
 
 
 @op(name="next invalid root")
@@ -257,12 +206,41 @@ def _put_zapped(vm: Vm, root_pa: int) -> None:
         free_root(vm, root_pa)
 
 
+@op(name="zap entry of root")
+def _zap_entry(vm: Vm, root_pa: int, at: int, shared: bool) -> int:
+    """Clear the first entry of a root itself that maps something, from an index on.
+
+    Up to v5.15 a walk that had given way went on behind the entry at which it did (D7
+    of the fact sheet).
+
+    :returns: the index to go on from; 0 if nothing is left.
+    """
+    arch: X86Vm = vm.arch
+    root = vm.tables.at(root_pa)
+    present = [
+        i for i, e in root.used(at, ENTRIES) if is_shadow_present_pte(arch.layout, e)
+    ]
+    if at and not arch.rules.restarts_at_entry:
+        present = present[1:]
+    if not present:
+        return 0
+    index = present[0]
+    entry = root.get(index)
+    if is_table(entry):
+        root.set(index, arch.layout.nonpresent)
+        child = vm.tables.at(entry & arch.layout.pfn_mask)
+        remove_table(vm, child, shared=shared)
+    else:
+        drop_leaves(vm, root, index, index + 1, "tdp_mmu_zap_root")
+    return index + 1 if len(present) > 1 else 0
+
+
 async def zap_invalidated_roots(vm: Vm, shared: bool) -> None:
     """Zap the roots that were made invalid, and put the MMU's reference to each.
 
-    The lock is given up between the passes, as it is whenever somebody waits for it.
-    Nothing is flushed: no vCPU may enter the guest with such a root. From v5.18 to
-    v6.5 a worker does it and the caller waits.
+    The lock is given up between the passes and after each entry of a root, as it is
+    whenever somebody waits for it. Nothing is flushed: no vCPU may enter the guest
+    with such a root. From v5.18 to v6.5 a worker does it and the caller waits.
 
     :Kernel: kvm_tdp_mmu_zap_invalidated_roots()
     :Locking: takes mmu_lock, for read if ``shared``.
@@ -273,6 +251,10 @@ async def zap_invalidated_roots(vm: Vm, shared: bool) -> None:
         for level in _passes(vm.arch):
             async with lock.read() if shared else lock.write(), vm.rcu.read():
                 await _zap_level(vm, pa, level, shared)
+        at = ALL
+        while at:
+            async with lock.read() if shared else lock.write(), vm.rcu.read():
+                at = await _zap_entry(vm, pa, max(at, 0), shared)
         async with lock.read() if shared else lock.write():
             await _put_zapped(vm, pa)
         pa = await _next_invalid(vm)
@@ -295,25 +277,51 @@ def free_root(vm: Vm, root_pa: int) -> None:
 
 
 @op(name="zap all of the TDP MMU")
-def _zap_roots(vm: Vm) -> Flush | None:
+def _zap_next_of_all(vm: Vm, root_pa: int, at: int) -> tuple[int, int, bool]:
+    """Clear a root down to its last entry but those behind it; go on in the next one.
+
+    :param at: the index in the root to go on from; ``ALL`` for its beginning.
+    :returns: root and index to go on from, 0 for both at the end; and whether there
+        was anything.
+    """
     arch: X86Vm = vm.arch
     found = False
-    for pa in tuple(arch.roots):
-        for level in _passes(arch):
-            found |= _zap_level.fn(vm, pa, level, False)
-    if found and arch.rules.flushes_zap_all:
-        return vm.ledger.owe(0, 1 << arch.gfn_bits)
-    return None
+    roots = list(arch.roots)
+    if root_pa:
+        roots = roots[roots.index(root_pa) :]
+    for pa in roots:
+        if pa != root_pa:
+            at = ALL
+        if at == ALL:
+            for level in _passes(arch):
+                found |= _zap_level.fn(vm, pa, level, False)
+        root = vm.tables.at(pa)
+        found |= any(
+            is_shadow_present_pte(arch.layout, e)
+            for _i, e in root.used(max(at, 0), ENTRIES)
+        )
+        following = _zap_entry.fn(vm, pa, max(at, 0), False)
+        if found and arch.rules.flushes_zap_all:
+            vm.ledger.owe(0, 1 << arch.gfn_bits)
+        if following:
+            return pa, following, found
+    return 0, 0, found
 
 
 async def tdp_zap_all(vm: Vm) -> None:
     """Clear every root, invalid ones included; the roots stay.
 
-    Simplified: without yielding.
+    It gives way after each entry of a root, and pays before what it owes until then.
 
     :Kernel: kvm_tdp_mmu_zap_all(); with a flush up to v5.17, without from v5.18
-    :Locking: mmu_lock exclusively.
+    :Locking: mmu_lock exclusively; dropped on the way.
     """
-    owed = await _zap_roots(vm)
-    if owed is not None:
+    pa, at, found = await _zap_next_of_all(vm, 0, ALL)
+    if found and vm.arch.rules.flushes_zap_all:
         await kvm_flush_remote_tlbs(vm)
+    while pa:
+        await vm.mmu_lock.drop_write()
+        await vm.mmu_lock.take_write()
+        pa, at, found = await _zap_next_of_all(vm, pa, at)
+        if found and vm.arch.rules.flushes_zap_all:
+            await kvm_flush_remote_tlbs(vm)

@@ -16,7 +16,7 @@ from kvmarch_x86.spte import (
     spte_to_pfn,
 )
 from kvmarch_x86.tdp_tables import lowest
-from kvmarch_x86.tdp_zap import mark_page, unmap_leaves, zap_range
+from kvmarch_x86.tdp_zap import mark_page
 
 from kvmarch import (
     Choice,
@@ -36,37 +36,23 @@ if TYPE_CHECKING:
 unmap_gfn_range = Choice("unmap_gfn_range", "how a notifier unmaps a range")
 
 
+@op(name="unmap from the direct MMU")
+def _unmap_rmap(vm: Vm, slot: Memslot, start: int, end: int) -> Flush | None:
+    return rmap_unmap_gfn_range(vm, slot, start, end)
+
+
 @unmap_gfn_range.when()
-def _unmap_with_tables(
+async def _unmap(
     vm: Vm, slot: Memslot, start: int, end: int, may_block: bool
 ) -> Flush | None:
-    """Drop leaves, in the TDP MMU also the tables that lie inside the range (to v5.17).
+    """Drop leaves, in the TDP MMU up to v5.17 also tables that lie inside the range.
 
-    Simplified: a removed table is flushed with the rest by the caller, not by itself
-    before; harmless because nobody may drop mmu_lock in between.
+    Simplified: a removed table is flushed with the rest, not by itself before;
+    harmless because nobody may drop mmu_lock in between without a flush.
     """
-    arch: X86Vm = vm.arch
-    if not arch.is_tdp:
-        return rmap_unmap_gfn_range(vm, slot, start, end)
-    owed = False
-    for root in _roots(vm, slot.as_id, invalid=arch.rules.unmaps_invalid):
-        owed |= zap_range(vm, root, start, end)
-    return vm.ledger.owe(start, end) if owed else None
-
-
-@unmap_gfn_range.when("x86-zap-only-leafs")
-def _unmap_leaves(
-    vm: Vm, slot: Memslot, start: int, end: int, may_block: bool
-) -> Flush | None:
-    """Drop leaves only (v5.18 on).
-
-    Simplified: without yielding; harmless because a yield pays its flush first and the
-    walk goes on at the same gfn.
-    """
-    arch: X86Vm = vm.arch
-    if not arch.is_tdp:
-        return rmap_unmap_gfn_range(vm, slot, start, end)
-    return unmap_leaves(vm, slot.as_id, start, end, invalid=arch.rules.unmaps_invalid)
+    if not vm.arch.is_tdp:
+        return await _unmap_rmap(vm, slot, start, end)
+    return await vm.k.x86_unmap_roots(vm, slot.as_id, start, end, may_block)
 
 
 def _roots(vm: Vm, as_id: int, *, invalid: bool) -> list[Table]:

@@ -70,6 +70,20 @@ class Machine:
 
         return self.do(path())
 
+    def unmap(self, slot, start, end, may_block=True):
+        """Unmap a range as a notifier does, and pay what it returns as owed."""
+
+        async def path():
+            async with self.vm.mmu_lock.write():
+                owed = await self.k.unmap_gfn_range(
+                    self.vm, slot, start, end, may_block
+                )
+                if owed is not None:
+                    await kvm_flush_remote_tlbs(self.vm)
+            return owed
+
+        return self.do(path())
+
     def hva(self, page):
         return HVA + page * PAGE
 

@@ -311,7 +311,7 @@ def test_mmio_entry_over_a_leaf(rmap, release, lost):
     root = m.vcpu.arch.root_pa
     m.locked(rmap_map, m.vm, None, 3, 0, 1, root_pa=root)
     owed = bool(m.events("flush_owed"))
-    m.locked(m.k.unmap_gfn_range.fn, m.vm, slot, 0, 16, True)
+    m.unmap(slot, 0, 16)
 
     assert m.lost == lost
     assert owed == (not lost)
@@ -324,6 +324,6 @@ def test_mmio_entry_over_a_leaf_leads_into_freed_memory(rmap):
     m.locked(rmap_map, m.vm, None, 3, 0, 1, root_pa=m.vcpu.arch.root_pa)
     m.slot(slot=5, gfn=0x1000, pages=4)
     m.slot(slot=5, gfn=0x1000, pages=0)
-    m.locked(m.k.unmap_gfn_range.fn, m.vm, slot, 3, 4, True)
+    m.unmap(slot, 3, 4)
 
     assert "table-memory" in m.lost

@@ -43,8 +43,8 @@ def test_unmap_drops_what_is_mapped_and_nothing_else(tdp, release, options):
     m = tdp(release, 2, 3, 9, **options)
     m.access(0x5000)
     slot = m.vm.memslots[0].by_id(0)
-    owed = m.locked(m.k.unmap_gfn_range.fn, m.vm, slot, 2, 4, True)
-    again = m.locked(m.k.unmap_gfn_range.fn, m.vm, slot, 2, 4, True)
+    owed = m.unmap(slot, 2, 4)
+    again = m.unmap(slot, 2, 4)
 
     assert (owed.start, owed.end, owed.due) == (2, 4, "unlock")
     assert again is None
@@ -67,7 +67,7 @@ def test_unmap_drops_what_is_mapped_and_nothing_else(tdp, release, options):
 def test_what_an_unmap_leaves_of_the_tables(tdp, release, tables):
     m = tdp(release, 1, pages=512)
     slot = m.vm.memslots[0].by_id(0)
-    m.locked(m.k.unmap_gfn_range.fn, m.vm, slot, 0, 512, True)
+    m.unmap(slot, 0, 512)
 
     assert len(m.vm.tables.live) == tables
     assert m.mapped(1) == []
@@ -154,7 +154,7 @@ def test_change_pte_to_a_writable_page_only_drops_the_entry(tdp, release):
 def test_change_pte_finds_nothing_after_start_has_unmapped(tdp, release):
     m = tdp(release, 0)
     slot = m.vm.memslots[0].by_id(0)
-    m.locked(m.k.unmap_gfn_range.fn, m.vm, slot, 0, 1, True)
+    m.unmap(slot, 0, 1)
     before = len(m.events("kvm_make_all_cpus_request"))
     pte = HostPte.pack(pfn=0x777, present=1)
     owed = locked_path(m, m.k.set_spte_gfn(m.vm, slot, 0, pte))
