@@ -7,7 +7,14 @@ from typing import Any
 import click
 
 from kvmarch.cli.commands import choose_of, cli, load_plugins, print_table, scenario_of
-from kvmarch.cli.shared import F, choose_options, output_options, with_options
+from kvmarch.cli.shared import (
+    F,
+    check_table_style,
+    choose_options,
+    emit,
+    trace_output_options,
+    with_options,
+)
 
 
 def how_options(function: F) -> F:
@@ -57,6 +64,13 @@ def how_of(states: int, depth: int, seconds: float, memory: int, **rest: Any) ->
     return How(bounds=Bounds(states, depth, seconds, memory), **rest)
 
 
+def print_trace(trace: Any, style: str, output: str | None) -> None:
+    """Print a schedule that was followed."""
+    from kvmarch.report.trace import render_trace
+
+    emit(render_trace(trace, style), output)
+
+
 @cli.command()
 @click.argument("scenario", required=False)
 @click.option("--all", "every", is_flag=True, help="Every scenario that expects any.")
@@ -71,7 +85,7 @@ def how_of(states: int, depth: int, seconds: float, memory: int, **rest: Any) ->
 )
 @click.option("--replay", metavar="SCHEDULE", help="Run one schedule step by step.")
 @choose_options
-@output_options
+@trace_output_options
 def explore(
     scenario: str | None,
     every: bool,
@@ -94,16 +108,14 @@ def explore(
     if (scenario is None) != every:
         raise click.UsageError("give either a SCENARIO or --all")
     if replay is not None:
-        from kvmarch.explore.schedule import Schedule
         from kvmarch.scenarios import trace
 
-        cell = work.find_cell(replay, plugins, choose, scenario or "")
-        names = tuple(task.name for task in cell.scenario.tasks)
-        schedule = Schedule.parse(replay, cell.where, names)
-        print_table(
-            trace.trace_table(trace.replay(cell, schedule, plugins)), style, output
+        cell, schedule = work.find_schedule(replay, plugins, choose, scenario)
+        print_trace(
+            trace.trace_of(trace.replay(cell, schedule, plugins)), style, output
         )
         return
+    check_table_style(style)
     chosen = work.names_of_all(plugins) if every else [scenario or ""]
     table = work.explore_table(
         [scenario_of(name, plugins) for name in chosen],
@@ -113,3 +125,31 @@ def explore(
         jobs,
     )
     print_table(table, style, output)
+
+
+@cli.command()
+@click.argument("scenario")
+@click.option("--property", "wanted", default="", metavar="ID", help="Which one.")
+@how_options
+@choose_options
+@trace_output_options
+def explain(
+    scenario: str,
+    wanted: str,
+    arch: tuple[str, ...],
+    kernel: tuple[str, ...],
+    plus: tuple[str, ...],
+    minus: tuple[str, ...],
+    settings: tuple[str, ...],
+    style: str,
+    output: str | None,
+    **search: Any,
+) -> None:
+    """Tell step by step how a property is lost, and what the steps change."""
+    from kvmarch.scenarios import explain as work
+
+    plugins = load_plugins()
+    choose = choose_of(arch, kernel, plus, minus, settings)
+    loaded = scenario_of(scenario, plugins)
+    trace = work.explain(loaded, plugins, choose, how_of(**search), wanted)
+    print_trace(trace, style, output)

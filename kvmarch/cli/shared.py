@@ -5,10 +5,12 @@ __all__ = [
     "Group",
     "arch_option",
     "change_options",
+    "check_table_style",
     "choose_options",
     "emit",
     "output_options",
     "settings_of",
+    "trace_output_options",
     "with_options",
     "words",
     "write_whole",
@@ -44,7 +46,12 @@ class Group(click.Group):
             ctx.exit(0)
 
 
-def output_options(function: F) -> F:
+TABLE_STYLES = ("text", "markdown", "json", "csv")
+TRACE_STYLES = ("mermaid", "perfetto")
+"""Formats of schedules only."""
+
+
+def output_options(function: F, styles: tuple[str, ...] = TABLE_STYLES) -> F:
     """Add --format and --output."""
     function = click.option(
         "--output",
@@ -55,11 +62,27 @@ def output_options(function: F) -> F:
     return click.option(
         "--format",
         "style",
-        type=click.Choice(["text", "markdown", "json", "csv"]),
+        type=click.Choice(list(styles)),
         default="text",
         show_default=True,
         help="How the result is printed.",
     )(function)
+
+
+def trace_output_options(function: F) -> F:
+    """Add --format, with those that show schedules, and --output."""
+    return output_options(function, TABLE_STYLES + TRACE_STYLES)
+
+
+def check_table_style(style: str) -> None:
+    """Refuse a format that shows schedules only.
+
+    :raises KvmarchError: it is one.
+    """
+    if style in TRACE_STYLES:
+        raise KvmarchError(
+            f"--format {style} shows one schedule: use it with --replay or 'explain'"
+        )
 
 
 def with_options(function: F, *options: Callable[[F], F]) -> F:

@@ -104,13 +104,16 @@ def run(
             break
         if not moved_any:
             end = "stuck"
-            waiting = "; ".join(
-                f"{t.name} waits at {t.pending!r}" for t in tasks if not t.done
-            )
-            world.violate("ends", f"no task can move: {waiting}")
+            _stuck(world, tasks)
             break
     _close(tasks)
     return Outcome(end, world.steps - begun, tuple(taken))
+
+
+def _stuck(world: World, tasks: Sequence[Task]) -> None:
+    """Record that no task can move."""
+    waiting = "; ".join(f"{t.name} waits at {t.pending!r}" for t in tasks if not t.done)
+    world.violate("ends", f"no task can move: {waiting}")
 
 
 def run_along(
@@ -126,6 +129,7 @@ def run_along(
     taken = _follow(world, tasks, schedule)
     left = [task for task in tasks if not task.done]
     end = "done" if not left else "stuck"
+    seen = len(world.violations), len(world.events)
     for task in left:
         world.current = task
         # A step that waits has changed nothing; any other one ends the question.
@@ -135,7 +139,11 @@ def run_along(
         ):
             end = "open"
             break
+    # What the step that was tried has shown is not of this schedule.
+    del world.violations[seen[0] :], world.events[seen[1] :]
     world.current = None
+    if end == "stuck":
+        _stuck(world, tasks)
     _close(tasks)
     return Outcome(end, world.steps - begun, tuple(taken))
 

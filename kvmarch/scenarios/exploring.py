@@ -1,11 +1,12 @@
 """The table that ``kvmarch explore`` prints."""
 
-__all__ = ["explore_table", "find_cell", "names_of_all"]
+__all__ = ["explore_table", "find_cell", "find_schedule", "names_of_all"]
 
 from collections.abc import Iterable
 
 from kvmarch.changes import RELEASES
 from kvmarch.errors import ExploreError
+from kvmarch.explore.schedule import Schedule
 from kvmarch.plugins import Plugins
 from kvmarch.report.table import Table
 from kvmarch.scenarios.cells import Cell, How, cells_of
@@ -77,3 +78,17 @@ def find_cell(text: str, plugins: Plugins, choose: Choose, scenario: str) -> Cel
         f"the schedule is of {place or text!r}, which is none of the kernels of "
         f"{loaded.name} that were asked for"
     )
+
+
+def find_schedule(
+    text: str, plugins: Plugins, choose: Choose, scenario: str | None
+) -> tuple[Cell, Schedule]:
+    """Return a schedule that was printed, and the cell that it belongs to.
+
+    :raises ExploreError: it does not parse, or belongs to something else.
+    """
+    if scenario is None:
+        raise ExploreError("a schedule is of one SCENARIO, not of --all")
+    cell = find_cell(text, plugins, choose, scenario)
+    names = tuple(task.name for task in cell.scenario.tasks)
+    return cell, Schedule.parse(text, cell.where, names)

@@ -10,7 +10,7 @@ __all__ = [
     "tasks_of",
 ]
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,9 @@ from kvmarch.machine.world import Event, Violation
 from kvmarch.scenarios import properties
 from kvmarch.scenarios.records import FIRST_HVA, Memory, Scenario, StepLine
 from kvmarch.scenarios.verbs import VERBS, Context, make_gpcs, values
+
+Observer = Callable[[Any, Any], None]
+"""Called after each step with its task and the step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,17 +194,20 @@ def play_along(
     k: Kernel,
     options: Mapping[str, Any],
     turns: tuple[tuple[str, int], ...],
+    look: Callable[[Context], Observer] | None = None,
 ) -> Played:
     """Run a scenario along a schedule, step by step, and stop where it ends.
 
     :param turns: pairs of task name and number of steps.
+    :param look: gets the machine before the first step, and returns what is called
+        after each one, when its properties have been asked.
     :raises ModelError: a turn asks for steps that its task cannot take.
     """
     context = set_up(scenario, k, options)
     run_setup(scenario, context)
     results: dict[tuple[str, int], Any] = {}
     tasks = tasks_of(scenario, context, results)
-    _observe(scenario, context, each_step=True)
+    _observe(scenario, context, each_step=True, then=look and look(context))
     outcome = run_along(context.machine.world, tasks, turns)
     if outcome.end != "open":
         _check_end(scenario, context, outcome)
@@ -226,7 +232,12 @@ def tasks_of(
     ]
 
 
-def _observe(scenario: Scenario, context: Context, each_step: bool) -> None:
+def _observe(
+    scenario: Scenario,
+    context: Context,
+    each_step: bool,
+    then: Observer | None = None,
+) -> None:
     """Let the machine's observer record what the caller wants to see."""
     world = context.machine.world
     watcher = _Watcher(context, scenario.watch) if scenario.watch else None
@@ -239,6 +250,8 @@ def _observe(scenario: Scenario, context: Context, each_step: bool) -> None:
             watcher.look()
         if always:
             properties.check(always, context)
+        if then is not None:
+            then(task, step)
 
     if each_step or watcher is not None or always:
         world.observer = observe

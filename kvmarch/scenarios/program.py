@@ -1,6 +1,6 @@
 """A scenario as a program that can be explored: its machine and its tasks."""
 
-__all__ = ["ScenarioProgram"]
+__all__ = ["FIXED", "ScenarioProgram"]
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -23,6 +23,10 @@ class _Forgotten(dict[tuple[str, int], Any]):
 
     def __setitem__(self, key: tuple[str, int], value: Any) -> None:
         """Keep nothing."""
+
+
+FIXED = (Kernel, Choice, Op, Step, Scope, ArchInfo, StepLine, _Forgotten)
+"""Classes whose objects never change."""
 
 
 class ScenarioProgram:
@@ -55,7 +59,7 @@ class ScenarioProgram:
 
     def fixed(self) -> tuple[type, ...]:
         """Return classes whose objects never change."""
-        return Kernel, Choice, Op, Step, Scope, ArchInfo, StepLine, _Forgotten
+        return FIXED
 
     def pieces(self) -> tuple[type, ...]:
         """Return the classes of pieces that steps make."""

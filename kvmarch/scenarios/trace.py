@@ -1,6 +1,6 @@
-"""A schedule as a table: one column per task, one row per step."""
+"""A schedule followed step by step, and what was seen on the way."""
 
-__all__ = ["replay", "trace_table"]
+__all__ = ["Replayed", "replay", "trace_of"]
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,18 +10,27 @@ from kvmarch.errors import ExploreError, ModelError
 from kvmarch.explore.schedule import Schedule
 from kvmarch.machine.world import Event, Violation
 from kvmarch.plugins import Plugins, link
-from kvmarch.report.table import Column, Table
+from kvmarch.report.trace import Loss, Move, Trace
 from kvmarch.scenarios.cells import Cell
 from kvmarch.scenarios.play import Played, play_along
+from kvmarch.scenarios.program import FIXED
+from kvmarch.scenarios.states import States
+from kvmarch.scenarios.verbs import Context
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """A schedule that was run step by step."""
+    """A schedule that was run step by step.
+
+    :param moves: its steps, each with what it showed.
+    :param rest: what was lost before the first step or after the last one.
+    """
 
     cell: Cell
     schedule: Schedule
     played: Played
+    moves: list[Move]
+    rest: list[Violation]
 
     @property
     def violations(self) -> list[Violation]:
@@ -29,56 +38,81 @@ class Replayed:
         return self.played.violations
 
 
-def replay(cell: Cell, schedule: Schedule, plugins: Plugins) -> Replayed:
+class _Recorder:
+    """Writes down each step, what it showed, and what it changed."""
+
+    def __init__(self, watch: tuple[int, ...], *, states: bool) -> None:
+        self.watch = watch
+        self.wants_states = states
+        self.moves: list[Move] = []
+        self.first = self.seen = 0
+
+    def begin(self, context: Context) -> Any:
+        """Take the machine before its first step; return the observer of its steps."""
+        self.world = context.machine.world
+        self.states = States(context, FIXED, self.watch) if self.wants_states else None
+        self.first = self.seen = len(self.world.violations)
+        self.events = len(self.world.events)
+        return self.look
+
+    def look(self, task: Any, step: Any) -> None:
+        """Write down the step that was just taken."""
+        world = self.world
+        events, lost = world.events[self.events :], world.violations[self.seen :]
+        self.events, self.seen = len(world.events), len(world.violations)
+        changes = self.states.look() if self.states is not None else []
+        name = step.op.name
+        self.moves.append(
+            Move(
+                len(self.moves) + 1,
+                task.name,
+                "" if name in {"begin", "end"} else name,
+                _datum(events, "step", "text"),
+                _datum(events, "result", "value"),
+                tuple(changes),
+                tuple(Loss(v.property, v.sentence) for v in lost),
+            )
+        )
+
+
+def _datum(events: list[Event], name: str, key: str) -> str:
+    value: Any = next((e.data[key] for e in events if e.name == name), "")
+    return f"{value:#x}" if type(value) is int and value > 9 else str(value)
+
+
+def replay(
+    cell: Cell, schedule: Schedule, plugins: Plugins, *, states: bool = False
+) -> Replayed:
     """Run a schedule step by step, and stop where it ends.
 
+    :param states: look after each step at what it has changed.
     :raises ExploreError: it asks for steps that cannot be taken.
     """
     k = link(cell.arch, cell.release, **cell.choose.changes_for(cell.arch, plugins))
     options = cell.arch.info.settle(
         cell.release, cell.choose.options_for(cell.arch, plugins)
     )
+    recorder = _Recorder(cell.scenario.watch, states=states)
     try:
-        played = play_along(cell.scenario, k, options, schedule.turns)
+        played = play_along(cell.scenario, k, options, schedule.turns, recorder.begin)
     except ModelError as error:
         raise ExploreError(str(error)) from None
-    return Replayed(cell, schedule, played)
+    lost = played.violations
+    rest = [*lost[: recorder.first], *lost[recorder.seen :]]
+    return Replayed(cell, schedule, played, recorder.moves, rest)
 
 
-def trace_table(replayed: Replayed) -> Table:
-    """Return the schedule with one column per task, as reviewers draw it."""
-    cell, played = replayed.cell, replayed.played
-    names = replayed.schedule.tasks
+def trace_of(replayed: Replayed) -> Trace:
+    """Return what was seen as a trace, to be rendered."""
+    cell = replayed.cell
     title = f"{cell.scenario.title}: {cell.arch.name} {show_release(cell.release)}"
     if cell.changes:
         title += f" {cell.changes}"
-    table = Table(title, (Column("step"), *(Column(name) for name in names)))
-    for event in played.events:
-        text = _show(event)
-        if text and event.task in names:
-            row: dict[str, Any] = dict.fromkeys(names, "")
-            row["step"] = event.step
-            row[event.task] = text
-            table.rows.append(row)
-    table.notes.append(f"schedule {replayed.schedule}")
-    for violation in played.violations:
-        who = f" ({violation.task})" if violation.task else ""
-        table.notes.append(f"LOST {violation.property}{who}: {violation.sentence}")
-    if not played.violations:
-        table.notes.append("no property was lost")
-    return table
-
-
-def _show(event: Event) -> str:
-    data = event.data
-    match event.name:
-        case "step":
-            return f"> {data['text']}"
-        case "micro":
-            name: str = data["step"]
-            return "" if name in {"begin", "end"} else name
-        case "violation":
-            return f"*** LOST {data['property']}"
-        case "entry":
-            return f"  gfn {data['gfn']:#x}: {data['old']:#x} -> {data['new']:#x}"
-    return ""
+    return Trace(
+        title,
+        replayed.schedule.tasks,
+        str(replayed.schedule),
+        replayed.moves,
+        [f"schedule {replayed.schedule}"],
+        [Loss(v.property, v.sentence) for v in replayed.rest],
+    )

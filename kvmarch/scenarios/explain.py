@@ -1,0 +1,80 @@
+"""Tell how a property is lost: the shortest schedule, and what its steps change."""
+
+__all__ = ["explain"]
+
+from kvmarch.changes import show_release
+from kvmarch.errors import UnknownNameError
+from kvmarch.explore.verdict import Verdict
+from kvmarch.plugins import Plugins
+from kvmarch.report.trace import Loss, Trace
+from kvmarch.scenarios.cells import Explored, How, cells_of, explore_cell
+from kvmarch.scenarios.compare import Choose
+from kvmarch.scenarios.properties import ALWAYS_ON
+from kvmarch.scenarios.records import Scenario
+from kvmarch.scenarios.trace import replay, trace_of
+
+
+def explain(
+    scenario: Scenario,
+    plugins: Plugins,
+    choose: Choose,
+    how: How | None = None,
+    wanted: str = "",
+) -> Trace:
+    """Explore a scenario until a property is lost, and show its shortest schedule.
+
+    :param wanted: the property; the one that is lost first if it is empty.
+    :raises UnknownNameError: there is no such property.
+    """
+    known = [*(property_.id for property_ in ALWAYS_ON), *scenario.bad]
+    if wanted and wanted not in known:
+        raise UnknownNameError("property", wanted, known)
+    notes = []
+    for cell, _expected in cells_of(scenario, plugins, choose):
+        explored = explore_cell(cell, plugins, how)
+        found = [v for v in explored.verdicts if wanted in {"", v.property}]
+        if found:
+            shortest = how is None or (how.order == "breadth" and not how.reduce)
+            return _told(explored, found[0], plugins, shortest=shortest)
+        cut = explored.search.cut
+        where = f"{cell.arch.name} {show_release(cell.release)} {cell.changes}".strip()
+        verdict = f"unknown, cut at {cut}" if cut else "never"
+        states = f"{explored.search.states} states"
+        notes.append(f"{where}: {wanted or 'any property'} {verdict} lost ({states})")
+    tasks = tuple(task.name for task in scenario.tasks)
+    return Trace(scenario.title, tasks, "", [], notes, explained=True)
+
+
+def _told(
+    explored: Explored, verdict: Verdict, plugins: Plugins, *, shortest: bool
+) -> Trace:
+    schedule = explored.schedule(verdict)
+    assert schedule is not None
+    assert verdict.found is not None
+    replayed = replay(explored.cell, schedule, plugins, states=True)
+    trace = trace_of(replayed)
+    trace.explained = True
+    found = verdict.found.violation
+    if all(loss.property != verdict.property for _, _, loss in trace.losses()):
+        # That tasks go on for ever is seen by the search only.
+        trace.lost.append(Loss(found.property, found.sentence))
+    search = explored.search
+    of = f"of {search.states} states" if not search.cut else f"cut at {search.cut}"
+    trace.notes.append(
+        f"{verdict.property} is lost {verdict.verdict}; this is "
+        f"{'its shortest' if shortest else 'one'} schedule, "
+        f"{schedule.steps} steps in {len(schedule.turns)} turns ({of})"
+    )
+    trace.notes.extend(
+        f"{known.id}: {known.sentence} ({known.source})"
+        for known in ALWAYS_ON
+        if known.id == verdict.property
+    )
+    bad = explored.cell.scenario.bad.get(verdict.property)
+    if bad is not None:
+        trace.notes.append(f"{verdict.property}: lost if {bad[1]} ({bad[0]})")
+    bug = explored.cell.scenario.bug
+    if bug is not None:
+        fix = f", fixed by {bug.fix}" if bug.fix else ""
+        trace.notes.append(f"the bug: {bug.subject} ({bug.releases}{fix})")
+    return trace
