@@ -8,7 +8,7 @@ __all__ = ["CHANGES", "PARALLEL", "PGTABLE"]
 
 from kvmarch import Change
 
-_ROWS: tuple[tuple[str, str, tuple[int, int], str, str], ...] = (
+_ROWS: tuple[tuple[str, str, tuple[int, int] | None, str, str], ...] = (
     (
         "aging",
         "Age stage-2 entries: access faults, clear_flush_young, test_young",
@@ -365,6 +365,13 @@ _ROWS: tuple[tuple[str, str, tuple[int, int], str, str], ...] = (
         (7, 1),
         "",
         "section 3.8: in v7.1.3, not in v7.0-rc6",
+    ),
+    (
+        "split-cache-locked",
+        "Free the pages set aside for splitting under mmu_lock",
+        None,
+        "",
+        "section 6 row 22: reported in May 2026, open in v7.1.3",
     ),
 )
 

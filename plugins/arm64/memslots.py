@@ -152,6 +152,12 @@ def _free_split_cache(vm: Vm, pages: int) -> None:
     vm.arch.split_page_cache = 0
 
 
+free_split_cache = Choice(
+    "arm64_free_split_cache", "how the pages set aside for splitting are freed"
+)
+
+
+@free_split_cache.when()
 async def free_split_page_cache(vm: Vm) -> None:
     """Free the pages set aside for splitting; no lock protects them.
 
@@ -160,6 +166,13 @@ async def free_split_page_cache(vm: Vm) -> None:
     pages = await _split_cache(vm)
     if pages:
         await _free_split_cache(vm, pages)
+
+
+@free_split_cache.when("arm64-split-cache-locked")
+async def _free_with_lock(vm: Vm) -> None:
+    """Free them with mmu_lock held, as whoever fills the cache has it."""
+    async with vm.mmu_lock.write():
+        await free_split_page_cache(vm)
 
 
 # -------------------------------------------------------------------------
@@ -193,7 +206,7 @@ async def _no_split(vm: Vm, slot: Memslot | None, logging: bool) -> None:
 async def _split(vm: Vm, slot: Memslot | None, logging: bool) -> None:
     """Split the slot's blocks; without logging free what was set aside (v6.5 on)."""
     if not logging:
-        await free_split_page_cache(vm)
+        await vm.k.arm64_free_split_cache(vm)
     elif slot is not None and vm.arch.split_chunk:
         async with vm.mmu_lock.write():
             await kvm_mmu_split_huge_pages(vm, slot.base_gfn, slot.end_gfn)
@@ -265,6 +278,7 @@ CHOICES = (
     user_slots_before,
     limit_is_inside,
     heeds_all_set,
+    free_split_cache,
     flush_after_wp,
     split_after_wp,
     dirty_log_masked,

@@ -9,7 +9,6 @@ __all__ = ["CHOICES"]
 from typing import TYPE_CHECKING
 
 from kvmarch_arm64.changes import PGTABLE
-from kvmarch_arm64.memslots import free_split_page_cache
 from kvmarch_arm64.pgtable import free_chunk, kvm_pgtable_stage2_destroy
 from kvmarch_arm64.ranges import unmap_stage2_range
 
@@ -144,7 +143,7 @@ async def _uninit_at_release(vm: Vm) -> None:
     :Kernel: kvm_uninit_stage2_mmu(); two at once free the cache twice (fact sheet
         6 row 22)
     """
-    await free_split_page_cache(vm)
+    await vm.k.arm64_free_split_cache(vm)
     await vm.k.arm64_free_stage2_pgd(vm)
 
 
