@@ -149,20 +149,43 @@ async def migrate(mm: Mm, hva: int) -> bool:
     return not held
 
 
+def _is_free_to_move(mm: Mm, entry: int) -> bool:
+    page = mm.host.pages[entry >> PFN_SHIFT]
+    return page.kind == "anon" and page.maps == 1 and page.refs == 1
+
+
+def _entries(mm: Mm, first: int) -> tuple[tuple[int, int], ...]:
+    vpns = range(first, first + (1 << mm.pmd_order))
+    return tuple((vpn, mm.ptes.get(vpn, 0)) for vpn in vpns)
+
+
+@op(name="scan PMD")
+def _scan(mm: Mm, first: int) -> bool:
+    """Return whether all pages of a huge range are there, and held by nobody."""
+    return all(
+        entry & PRESENT and _is_free_to_move(mm, entry)
+        for _vpn, entry in _entries(mm, first)
+    )
+
+
 @op(name="clear PMD")
 def _detach(mm: Mm, first: int) -> tuple[tuple[int, int], ...]:
-    """Take the entries of a huge range away; empty if one is not there or held."""
-    vpns = range(first, first + (1 << mm.pmd_order))
-    entries = tuple((vpn, mm.ptes.get(vpn, 0)) for vpn in vpns)
-    for _vpn, entry in entries:
-        if not entry & PRESENT:
-            return ()
-        page = mm.host.pages[entry >> PFN_SHIFT]
-        if page.kind != "anon" or page.maps != 1 or page.refs != 1:
-            return ()
-    for vpn in vpns:
+    """Take the entries of a huge range away, whatever they are by now."""
+    entries = tuple(each for each in _entries(mm, first) if each[1])
+    for vpn, _entry in entries:
         del mm.ptes[vpn]
     return entries
+
+
+@op(name="isolate pages, or restore PMD")
+def _isolate(mm: Mm, entries: tuple[tuple[int, int], ...]) -> bool:
+    """Return whether all pages may move; if not, put the entries back."""
+    if len(entries) == 1 << mm.pmd_order and all(
+        entry & PRESENT and _is_free_to_move(mm, entry) for _vpn, entry in entries
+    ):
+        return True
+    mm.ptes.update(entries)
+    return False
 
 
 @op(name="copy, set huge PMD")
@@ -189,19 +212,25 @@ def _attach(
 async def collapse(mm: Mm, hva: int) -> bool:
     """Collapse the base pages around an hva into a huge page.
 
-    :Kernel: collapse_huge_page(): end is called right after the PMD is cleared,
-        before the copy and before the huge PMD is set. mmap_lock is held for write
-        throughout, so faults wait.
+    :Kernel: hpage_collapse_scan_pmd(), collapse_huge_page(): end is called right
+        after the PMD is cleared, before the pages are looked at, copied, and the huge
+        PMD is set. If somebody holds a page, the old PMD comes back. mmap_lock is
+        held for write throughout, so faults wait; who walks without it finds no PTE.
     """
     first = hva >> mm.page_shift >> mm.pmd_order << mm.pmd_order
     start = first << mm.page_shift
     end = start + (1 << mm.pmd_order + mm.page_shift)
+    async with mm.mmap_lock.read():
+        fits = await _scan(mm, first)
+    if not fits:
+        return False
     async with mm.mmap_lock.write():
         await mmu_notifier_invalidate_range_start(mm, start, end)
         async with mm.ptl.write():
             entries = await _detach(mm, first)
         await mmu_notifier_invalidate_range_end(mm, start, end)
-        if not entries:
+        isolated = await _isolate(mm, entries)
+        if not isolated:
             return False
         pfns = await _attach(mm, first, entries)
     await free_pages(mm, pfns)

@@ -151,8 +151,22 @@ def test_the_bracket_ends_before_the_copy(big):
 
     order = ["clear PMD", "close range", "copy, set huge PMD", "free pages"]
     assert sorted(order, key=names.index) == order
-    assert names[0] == "lock mm mmap_lock"
+    assert names[0] == "read-lock mm mmap_lock"
     assert names.index("copy, set huge PMD") < names.index("unlock mm mmap_lock")
+
+
+def test_a_page_that_somebody_got_meanwhile_stays(big):
+    """Only after the PMD was cleared it is seen that a page cannot move."""
+    before = dict(big.mm.ptes)
+    collapsing = big.actor("khugepaged", collapse(big.mm, BIG)).past("scan PMD")
+    pfn = big.do(get_user_page(big.mm, BIG // PAGE, False))
+    collapsing.past("clear PMD")
+    cleared = dict(big.mm.ptes)
+
+    assert collapsing.end() is False
+    assert cleared == {}
+    assert (big.mm.ptes, big.mm.pmds) == (before, {})
+    big.host.put(pfn)
 
 
 def test_a_fault_waits_while_the_pmd_is_none(big):
