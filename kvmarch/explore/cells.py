@@ -247,6 +247,8 @@ class Cells:
         """Cells to which each task adds, and from which it takes, only its own."""
         self.names: list[str] = []
         """By cell, what people call it."""
+        self.keys: list[Hashable] = []
+        """By cell, what tells it from all others, in any engine."""
         self.values: list[list[Hashable]] = []
         """By cell, the values that it has had, by number; 0 is the first."""
         self._numbers: list[dict[Hashable, int]] = []
@@ -304,6 +306,7 @@ class Cells:
         number = len(self.names)
         self._cell_of[key] = number
         self.names.append(title)
+        self.keys.append(key)
         # A piece that is made later has number 0 where it is not there yet.
         self.values.append([None] if self._begun else [])
         self._numbers.append({None: 0} if self._begun else {})
