@@ -84,6 +84,12 @@ def print_trace(trace: Any, style: str, output: str | None) -> None:
     help="Processes that share the cells.",
 )
 @click.option("--replay", metavar="SCHEDULE", help="Run one schedule step by step.")
+@click.option(
+    "--shorten", metavar="SCHEDULE", help="Make one shorter that loses a property."
+)
+@click.option(
+    "--property", "wanted", default="", metavar="ID", help="Which one, to --shorten."
+)
 @choose_options
 @trace_output_options
 def explore(
@@ -91,6 +97,8 @@ def explore(
     every: bool,
     jobs: int,
     replay: str | None,
+    shorten: str | None,
+    wanted: str,
     arch: tuple[str, ...],
     kernel: tuple[str, ...],
     plus: tuple[str, ...],
@@ -107,13 +115,18 @@ def explore(
     choose = choose_of(arch, kernel, plus, minus, settings)
     if (scenario is None) != every:
         raise click.UsageError("give either a SCENARIO or --all")
-    if replay is not None:
+    if replay is not None and shorten is not None:
+        raise click.UsageError("give either --replay or --shorten")
+    if replay is not None or shorten is not None:
         from kvmarch.scenarios import trace
 
-        cell, schedule = work.find_schedule(replay, plugins, choose, scenario)
-        print_trace(
-            trace.trace_of(trace.replay(cell, schedule, plugins)), style, output
-        )
+        text = replay if shorten is None else shorten
+        cell, schedule = work.find_schedule(text or "", plugins, choose, scenario)
+        followed = trace.replay(cell, schedule, plugins)
+        shown = trace.trace_of(followed)
+        if shorten is not None:
+            shown = trace.shortened(cell, schedule, plugins, wanted)
+        print_trace(shown, style, output)
         return
     check_table_style(style)
     chosen = work.names_of_all(plugins) if every else [scenario or ""]

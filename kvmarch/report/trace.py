@@ -12,7 +12,7 @@ import json
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 from kvmarch.report.render import WIDTH, render
@@ -376,7 +376,7 @@ def _lines(trace: Trace) -> Iterator[tuple[str, str, int, int]]:
     for task in trace.tasks:
         moves = [move for move in trace.moves if move.task == task]
         begins = [n for n, move in enumerate(moves) if move.line]
-        for n, following in zip(begins, [*begins[1:], len(moves)], strict=True):
+        for n, following in pairwise((*begins, len(moves))):
             yield task, moves[n].line, moves[n].step, moves[following - 1].step + 1
 
 

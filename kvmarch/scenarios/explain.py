@@ -2,8 +2,11 @@
 
 __all__ = ["explain"]
 
+from contextlib import suppress
+
 from kvmarch.changes import show_release
-from kvmarch.errors import UnknownNameError
+from kvmarch.errors import ExploreError, UnknownNameError
+from kvmarch.explore.shorten import shorten
 from kvmarch.explore.verdict import Verdict
 from kvmarch.plugins import Plugins
 from kvmarch.report.trace import Loss, Trace
@@ -51,12 +54,17 @@ def _told(
     schedule = explored.schedule(verdict)
     assert schedule is not None
     assert verdict.found is not None
+    program = explored.cell.program(plugins)
+    # That tasks go on for ever is seen by the search only: nothing to run for it.
+    with suppress(ExploreError):
+        schedule, _lost = shorten(
+            program, schedule, verdict.property, always=program.asks_always
+        )
     replayed = replay(explored.cell, schedule, plugins, states=True)
     trace = trace_of(replayed)
     trace.explained = True
     found = verdict.found.violation
     if all(loss.property != verdict.property for _, _, loss in trace.losses()):
-        # That tasks go on for ever is seen by the search only.
         trace.lost.append(Loss(found.property, found.sentence))
     search = explored.search
     of = f"of {search.states} states" if not search.cut else f"cut at {search.cut}"

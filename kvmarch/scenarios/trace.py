@@ -1,6 +1,6 @@
 """A schedule followed step by step, and what was seen on the way."""
 
-__all__ = ["Replayed", "replay", "trace_of"]
+__all__ = ["Replayed", "replay", "shortened", "trace_of"]
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from kvmarch.changes import show_release
 from kvmarch.errors import ExploreError, ModelError
 from kvmarch.explore.schedule import Schedule
+from kvmarch.explore.shorten import shorten
 from kvmarch.machine.world import Event, Violation
 from kvmarch.plugins import Plugins, link
 from kvmarch.report.trace import Loss, Move, Trace
@@ -116,3 +117,21 @@ def trace_of(replayed: Replayed) -> Trace:
         [f"schedule {replayed.schedule}"],
         [Loss(v.property, v.sentence) for v in replayed.rest],
     )
+
+
+def shortened(
+    cell: Cell, schedule: Schedule, plugins: Plugins, wanted: str = ""
+) -> Trace:
+    """Return a shorter schedule that loses the same property, followed.
+
+    :param wanted: the property; the one that is lost last if it is empty.
+    :raises ExploreError: the schedule does not lose it, or cannot be followed.
+    """
+    program = cell.program(plugins)
+    shorter, lost = shorten(program, schedule, wanted, always=program.asks_always)
+    trace = trace_of(replay(cell, shorter, plugins))
+    trace.notes.append(
+        f"shortened from {schedule.steps} steps in {len(schedule.turns)} turns to "
+        f"{shorter.steps} in {len(shorter.turns)}, which lose {lost} too"
+    )
+    return trace
