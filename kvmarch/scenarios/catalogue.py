@@ -1,4 +1,4 @@
-"""The catalogue of bugs: what each scenario of one shows, and the check that it does."""
+"""The catalogue of bugs: what each scenario of one shows, and whether it does."""
 
 __all__ = ["FOUND", "bug_names", "bugs_table", "measure"]
 
@@ -15,7 +15,7 @@ from kvmarch.scenarios.file import find, library, load
 from kvmarch.scenarios.records import Bug, Scenario
 
 FOUND = "found.json"
-"""File beside the bugs' scenarios: what the search found in the buggy kernel of each."""
+"""File beside the scenarios: what the search found in the buggy kernel of each."""
 
 COLUMNS = (
     Column("id"),
@@ -77,17 +77,19 @@ def bugs_table(
     check: bool = False,
     how: How | None = None,
     progress: Callable[[str], None] = lambda _name: None,
+    names: Iterable[str] = (),
 ) -> Table:
     """Return one row per bug; candidates, which are open upstream, come last.
 
     :param check: explore every kernel of which a scenario says something, and say
         where it is not so.
     :param progress: called with the id of each bug before it is explored.
+    :param names: the bugs; all if it is empty.
     """
     table = Table("Bugs that the search finds again", COLUMNS)
     recorded = _recorded()
     candidates: list[tuple[Scenario, Bug, dict[str, Any]]] = []
-    for name in bug_names(plugins, choose):
+    for name in tuple(names) or bug_names(plugins, choose):
         scenario = load(find(name, plugins.scenario_folders()))
         bug = scenario.bug
         assert bug is not None

@@ -1,0 +1,176 @@
+"""Every interleaving of shipped scenarios: what is expected, and what may not matter."""
+
+import random
+
+import pytest
+
+from kvmarch.explore import search as searching
+from kvmarch.explore.cells import watched
+from kvmarch.explore.schedule import Schedule
+from kvmarch.explore.search import Bounds, Search, explore
+from kvmarch.explore.space import Space
+from kvmarch.plugins import load as load_plugins
+from kvmarch.scenarios.cells import How, cells_of, explore_cell
+from kvmarch.scenarios.compare import Choose
+from kvmarch.scenarios.exploring import explore_table, names_of_all
+from kvmarch.scenarios.file import find, load
+from kvmarch.scenarios.trace import replay
+
+PLUGINS = load_plugins()
+CELLS = [
+    pytest.param(cell, expected, id=cell.where)
+    for name in names_of_all(PLUGINS)
+    for cell, expected in cells_of(load(find(name)), PLUGINS, Choose())
+]
+RACE = """\
+title = "a vCPU's write against migration"
+setup = ["slot id=0 memory=ram gfn=0"]
+
+[vm]
+memory = [{ name = "ram", pages = 2 }]
+
+[[task]]
+name = "host"
+steps = ["migrate memory=ram page=0"]
+
+[[task]]
+name = "vcpu0"
+steps = ["write gfn=0"]
+"""
+
+
+@pytest.fixture
+def race(tmp_path):
+    """Return a scenario that loses a property on MIPS before v6.13."""
+    path = tmp_path / "race.toml"
+    path.write_text(RACE)
+    return load(path)
+
+
+def cell_of(scenario, arch, kernel="v6.1"):
+    """Return one cell of a scenario."""
+    choose = Choose((arch,), (kernel,))
+    return next(cells_of(scenario, PLUGINS, choose))[0]
+
+
+def summary(search):
+    """Return what must not depend on how the search was done."""
+    return len(search.ends), len(search.stuck), sorted(search.found)
+
+
+@pytest.mark.parametrize(("cell", "expected"), CELLS)
+def test_expectations_are_met(cell, expected, look):
+    looked = look(cell, expected)
+
+    assert looked.failures == []
+    assert not looked.cut
+    for name, schedule in looked.schedules:
+        lost = {v.property for v in replay(cell, schedule, PLUGINS).violations}
+        # A livelock is lost by going on for ever, which no finite schedule does.
+        assert name in lost or name == "ends"
+
+
+@pytest.mark.parametrize("arch", sorted(PLUGINS.loaded))
+def test_a_state_is_what_its_schedule_leads_to(race, arch):
+    program = cell_of(race, arch).program(PLUGINS)
+    space = Space(program)
+    found = Search(space)
+
+    with watched(space.open()) as log:
+        space.start(log)
+        searching._breadth_first(found, Bounds(), 0.0, False)
+        rng = random.Random(1)  # noqa: S311 - which states are looked at is no secret
+        states = rng.sample(sorted(space.parents), 200)
+        differences = [space.differences(state) for state in states]
+
+    assert [d for d in differences if d] == []
+
+
+@pytest.mark.parametrize("arch", sorted(PLUGINS.loaded))
+def test_a_reduction_keeps_ends_and_verdicts(race, arch):
+    cell = cell_of(race, arch)
+
+    whole = explore(cell.program(PLUGINS))
+    reduced = explore(cell.program(PLUGINS), reduce=True)
+
+    assert summary(reduced) == summary(whole)
+    assert reduced.states < whole.states
+    assert reduced.passes > 1
+
+
+def test_depth_first_finds_the_same(race):
+    cell = cell_of(race, "mips")
+
+    breadth = explore(cell.program(PLUGINS))
+    depth = explore(cell.program(PLUGINS), order="depth")
+
+    assert summary(depth) == summary(breadth)
+    assert depth.states == breadth.states
+    assert depth.transitions == breadth.transitions
+    assert depth.found["freed-page"].length >= breadth.found["freed-page"].length
+
+
+def test_the_shortest_schedule_loses_the_property_at_its_last_step(race):
+    cell = cell_of(race, "mips")
+    explored = explore_cell(cell, PLUGINS)
+    (verdict,) = explored.verdicts
+    schedule = explored.schedule(verdict)
+    *turns, (last, count) = schedule.turns
+    shorter = Schedule(schedule.where, schedule.tasks, (*turns, (last, count - 1)))
+
+    whole = replay(cell, schedule, PLUGINS)
+    almost = replay(cell, shorter, PLUGINS)
+
+    assert (verdict.property, verdict.verdict) == ("freed-page", "sometimes")
+    assert [v.property for v in whole.violations] == ["freed-page"]
+    assert almost.violations == []
+
+
+@pytest.mark.parametrize("order", ["random", "pct"])
+def test_a_sample_depends_on_its_seed_alone(race, order):
+    cell = cell_of(race, "mips")
+
+    def tried(seed):
+        found = explore_cell(cell, PLUGINS, How(order=order, runs=40, seed=seed))
+        return sorted(found.search.space.parents), found.search.cut
+
+    assert tried(1) == tried(1)
+    assert tried(1) != tried(2)
+    assert tried(1)[1] == f"40 schedules ({order}, seed 1)"
+
+
+def test_pct_meets_the_race(race):
+    found = explore_cell(cell_of(race, "mips"), PLUGINS, How(order="pct", runs=2000))
+
+    assert [v.verdict for v in found.verdicts] == ["sometimes"]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "why"),
+    [
+        pytest.param(Bounds(states=100), "100 states", id="states"),
+        pytest.param(Bounds(depth=5), "depth 5", id="depth"),
+        pytest.param(Bounds(seconds=1e-9), "1e-09 seconds", id="seconds"),
+        pytest.param(Bounds(memory=1), "1 MiB", id="memory"),
+    ],
+)
+@pytest.mark.parametrize("order", ["breadth", "depth"])
+def test_a_cut_search_says_unknown(race, bounds, why, order):
+    how = How(order=order, bounds=bounds)
+
+    table = explore_table([race], PLUGINS, Choose(("x86",), ("v6.1",)), how)
+
+    assert [row["verdict"] for row in table.rows] == ["unknown"]
+    assert table.rows[0]["cut"] == why
+    assert table.status == 3
+
+
+def test_an_expectation_that_fails_is_said(tmp_path):
+    path = tmp_path / "race.toml"
+    wrong = '\n[[verdict]]\nkernel = "v6.1"\narch = "mips"\nverdict = "never"\n'
+    path.write_text(RACE + wrong)
+
+    table = explore_table([load(path)], PLUGINS, Choose())
+
+    assert table.status == 1
+    assert "never was expected, not freed-page sometimes" in table.notes[0]
