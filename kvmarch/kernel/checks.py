@@ -6,6 +6,7 @@ machine that keeps no events keeps no checks either.
 
 __all__ = [
     "OpenRange",
+    "check_cache",
     "check_emulation",
     "check_logged",
     "check_touch",
@@ -78,8 +79,19 @@ def check_touch(vcpu: "Vcpu", gfn: int, pfn: int, access: str) -> None:
         return
     if access == "write" and slot.logs_dirty and slot.bitmap in vm.logging:
         vm.logging[slot.bitmap].add(gfn - slot.base_gfn)
+    _check_mapped(vm, slot.hva(gfn, vm.page_shift), pfn, access == "write", who)
+
+
+def check_cache(vm: "Vm", name: str, hva: int, pfn: int) -> None:
+    """Check a write of the kernel's own through a cached mapping of a host page."""
+    if vm.world.traced:
+        _check_mapped(vm, hva, pfn, True, f"{name}'s write")
+
+
+def _check_mapped(vm: "Vm", hva: int, pfn: int, write: bool, who: str) -> None:
+    """Check that the host maps a page at an hva now, or changes that just now."""
+    violate = vm.world.violate
     mm = vm.mm
-    hva = slot.hva(gfn, vm.page_shift)
     subscriptions = mm.subscriptions
     bracketed = False
     if subscriptions is not None:
@@ -96,7 +108,7 @@ def check_touch(vcpu: "Vcpu", gfn: int, pfn: int, access: str) -> None:
     entry = mm.pte(hva >> vm.page_shift)
     if not entry & PRESENT or entry >> PFN_SHIFT != pfn:
         violate("stale-permission", f"{who} reaches page {pfn:#x}, no longer mapped")
-    elif access == "write" and not entry & WRITE:
+    elif write and not entry & WRITE:
         violate(
             "stale-permission", f"{who} writes page {pfn:#x}, read-only in the host"
         )

@@ -1,25 +1,60 @@
 """gfn_to_pfn_cache: a guest page mapped for the kernel's own use.
 
-Models virt/kvm/pfncache.c; generic facts 1.4 and 2.13. As introduced (v5.17), with
-its own lock (v6.0), with checks of ``active`` (v6.1), and by host address (v6.9), which
-is as upstream today.
+Models virt/kvm/pfncache.c: the cache itself, its life and its use; generic facts 1.4
+and 2.13. As introduced (v5.17), with its own lock (v6.0), with checks of ``active``
+(v6.1), and by host address (v6.9), which is as upstream today.
 """
 
-__all__ = ["CHANGES", "CHOICES", "Gpc", "gpc_activate", "gpc_check", "gpc_deactivate"]
+__all__ = [
+    "CHANGES",
+    "CHOICES",
+    "NO_PFN",
+    "Gpc",
+    "gpc_activate",
+    "gpc_check",
+    "gpc_deactivate",
+    "gpc_write",
+    "put_page",
+    "set_valid",
+    "state_of",
+    "store_mapping",
+]
 
-from errno import EFAULT, EINVAL
+from errno import EINVAL
+from typing import TYPE_CHECKING
 
 from kvmarch.changes import Choice
-from kvmarch.kernel.gup import get_user_page
-from kvmarch.kernel.memslots import Memslot, gfn_to_memslot
-from kvmarch.kernel.retry import snapshot_mmu_seq
+from kvmarch.kernel.checks import check_cache
 from kvmarch.kernel.vm import Vm
 from kvmarch.machine.locks import Lock, LockClass
 from kvmarch.machine.steps import op
 from kvmarch.machine.world import Part
 
+if TYPE_CHECKING:
+    from kvmarch.kernel.memslots import Memslot
+
 CHANGES = frozenset(
-    {"gpc", "gpc-refresh-lock", "gpc-active", "gpc-khva-offset", "gpc-hva"}
+    {
+        "gpc",
+        "gpc-refresh-lock",
+        "gpc-invalid-while-refreshing",
+        "gpc-unpinned",
+        "gpc-init-once",
+        "gpc-active",
+        "gpc-khva-offset",
+        "gpc-hva",
+        "gpc-retry-in-progress",
+        "gpc-range-retry",
+        "gpc-wait",
+        "gpc-needs-invalidation-v2",
+        "gpc-needs-invalidation-v3-1",
+        "gpc-needs-invalidation-v3-2",
+        "gpc-needs-invalidation-v3-2-meant",
+        "gpc-needs-invalidation-v3-3",
+        "gpc-needs-invalidation-v3-4",
+        "gpc-needs-invalidation-always",
+        "gpc-october",
+    }
 )
 """Changes without effect where gfn_to_pfn_cache is not built."""
 
@@ -33,12 +68,15 @@ class Gpc(Part):
     """struct gfn_to_pfn_cache; addresses in bytes, -1 for none.
 
     ``khva`` is where the kernel sees the page: the model uses the page's physical
-    address plus the offset within it.
+    address plus the offset within it. ``needs_invalidation`` is a proposal's, and
+    ``turns`` only watched: how often a refresh has looked for the page, up to a bound.
     """
 
     variables = (
         "active",
         "valid",
+        "needs_invalidation",
+        "turns",
         "gpa",
         "uhva",
         "pfn",
@@ -54,6 +92,8 @@ class Gpc(Part):
         self.name = name
         self.active = 0
         self.valid = 0
+        self.needs_invalidation = 0
+        self.turns = 0
         self.gpa = -1
         self.uhva = -1
         self.pfn = NO_PFN
@@ -67,60 +107,34 @@ class Gpc(Part):
         return f"Gpc({self.name})"
 
 
-# -- the notifier's side -----------------------------------------------------------
-
-gpc_invalidate_start = Choice(
-    "gpc_invalidate_start", "what invalidate_range_start does to GPCs"
-)
+# -- small steps -------------------------------------------------------------------
 
 
-@gpc_invalidate_start.when()
-async def _no_caches(vm: Vm, start: int, end: int) -> None:
-    """Do nothing: there are no GPCs before v5.17."""
+@op(name="gpc state")
+def state_of(gpc: Gpc) -> tuple[int, int, int, int]:
+    """Return active, valid, uhva and pfn."""
+    return gpc.active, gpc.valid, gpc.uhva, gpc.pfn
 
 
-@op(name="read gpc_list")
-def _caches(vm: Vm) -> tuple[Gpc, ...]:
-    return tuple(vm.gpc_list)
+@op(name="store mapping")
+def store_mapping(gpc: Gpc, valid: int, pfn: int, khva: int) -> None:
+    """Store what the end of a refresh, or of an activation, has found."""
+    gpc.valid, gpc.pfn, gpc.khva = valid, pfn, khva
+    gpc.turns = 0
+    if valid:
+        gpc.vm.world.note("gpc_valid", gpc=gpc.name, pfn=pfn, khva=khva)
 
 
-@op(name="is the GPC in the range?")
-def _is_hit(gpc: Gpc, start: int, end: int) -> bool:
-    return bool(gpc.valid and gpc.pfn != NO_PFN and start <= gpc.uhva < end)
+@op(name="gpc->valid = value")
+def set_valid(gpc: Gpc, valid: int) -> None:
+    """Say whether the cache may be used."""
+    gpc.valid = valid
 
 
-@op(name="gpc->valid = false")
-def _invalidate(gpc: Gpc, start: int, end: int) -> None:
-    if _is_hit.fn(gpc, start, end):
-        gpc.valid = 0
-        gpc.vm.world.note("gpc_invalidated", gpc=gpc.name)
-
-
-@gpc_invalidate_start.when("gpc")
-async def _write_lock_each(vm: Vm, start: int, end: int) -> None:
-    """Take each cache's lock for write (v5.17 to v6.8)."""
-    if not vm.gpc_list:
-        return
-    async with vm.gpc_lock.write():
-        caches = await _caches(vm)
-        for gpc in caches:
-            async with gpc.lock.write():
-                await _invalidate(gpc, start, end)
-
-
-@gpc_invalidate_start.when("gpc", "gpc-hva")
-async def _read_lock_first(vm: Vm, start: int, end: int) -> None:
-    """Look with the lock held for read, and test again for write (v6.9 on)."""
-    if not vm.gpc_list:
-        return
-    async with vm.gpc_lock.write():
-        caches = await _caches(vm)
-        for gpc in caches:
-            async with gpc.lock.read():
-                hit = await _is_hit(gpc, start, end)
-            if hit:
-                async with gpc.lock.write():
-                    await _invalidate(gpc, start, end)
+@op(name="put page")
+def put_page(vm: Vm, pfn: int) -> None:
+    """Give a reference back."""
+    vm.host.put(pfn)
 
 
 # -- check -------------------------------------------------------------------------
@@ -152,217 +166,16 @@ def gpc_check(gpc: Gpc, length: int) -> bool:
     return gpc.uhva >= 0 and offset % page + length <= page and bool(gpc.valid)
 
 
-# -- refresh -----------------------------------------------------------------------
+# -- activate ----------------------------------------------------------------------
 
-gpc_refresh = Choice("gpc_refresh", "how a cache is filled again")
-gpc_fixes_offset = Choice(
-    "gpc_fixes_offset", "whether a move within the page moves the mapping too"
+gpc_inits_locks = Choice(
+    "gpc_inits_locks", "whether each activation initialises the cache's locks"
 )
-gpc_fixes_offset.add(False)
-gpc_fixes_offset.add(True, "gpc-khva-offset")
+gpc_inits_locks.add(False)
+gpc_inits_locks.add(True, "gpc")
+gpc_inits_locks.add(False, "gpc", "gpc-init-once")
 
-
-@op(name="look up the cache's address")
-def _look_up(gpc: Gpc, gpa: int) -> int:
-    """Find memslot and uhva of a gpa if they may have changed; 0 or an errno."""
-    vm = gpc.vm
-    if gpa < 0:
-        gpc.memslot = None
-        return 0
-    generation = vm.k.generation_now.fn(vm, 0)
-    if gpc.gpa == gpa and gpc.generation == generation and gpc.uhva >= 0:
-        return 0
-    gfn = gpa >> vm.page_shift
-    slot = gfn_to_memslot(vm, gfn)
-    gpc.gpa, gpc.generation = gpa, generation
-    gpc.memslot = slot
-    if slot is None or slot.invalid:
-        gpc.uhva = -1
-        return EFAULT
-    gpc.uhva = slot.hva(gfn, vm.page_shift) + gpa % (1 << vm.page_shift)
-    return 0
-
-
-@op(name="gpc state")
-def _state(gpc: Gpc) -> tuple[int, int, int, int]:
-    return gpc.active, gpc.valid, gpc.uhva, gpc.pfn
-
-
-@op(name="store mapping")
-def _store(gpc: Gpc, valid: int, pfn: int, khva: int) -> None:
-    gpc.valid, gpc.pfn, gpc.khva = valid, pfn, khva
-    if valid:
-        gpc.vm.world.note("gpc_valid", gpc=gpc.name, pfn=pfn, khva=khva)
-
-
-@op(name="gpc->valid = value")
-def _set_valid(gpc: Gpc, valid: int) -> None:
-    gpc.valid = valid
-
-
-@op(name="invalidation since the snapshot?")
-def _must_retry(vm: Vm, seq: int) -> bool:
-    """Test the count of active invalidations, and then the sequence.
-
-    :Kernel: mmu_notifier_retry_cache(), v6.0 on. in_progress would be too late: it
-        rises only after caches were invalidated.
-    """
-    return vm.mn_active_invalidate_count > 0 or vm.mmu_invalidate_seq != seq
-
-
-@op(name="put page")
-def _put(vm: Vm, pfn: int) -> None:
-    vm.host.put(pfn)
-
-
-def _khva(vm: Vm, pfn: int, address: int) -> int:
-    return (pfn << vm.page_shift) + address % (1 << vm.page_shift)
-
-
-async def _to_pfn_retry(gpc: Gpc, uhva: int) -> int:
-    """Resolve the page with gpc->lock dropped, until no invalidation raced.
-
-    :Kernel: hva_to_pfn_retry(), v6.0 on.
-    :Locking: refresh_lock, gpc->lock for write; the latter is dropped inside.
-    """
-    vm = gpc.vm
-    await _set_valid(gpc, 0)
-    pfn = NO_PFN
-    retry = True
-    while retry:
-        seq = await snapshot_mmu_seq(vm)
-        await gpc.lock.drop_write()
-        if pfn != NO_PFN:
-            await _put(vm, pfn)
-        pfn = await get_user_page(vm.mm, uhva >> vm.page_shift, True)
-        await gpc.lock.take_write()
-        if pfn < 0:
-            return EFAULT
-        retry = await _must_retry(vm, seq)
-    await _store(gpc, 1, pfn, _khva(vm, pfn, uhva))
-    # The cache holds no reference: the notifier keeps it honest.
-    await _put(vm, pfn)
-    return 0
-
-
-@gpc_refresh.when("gpc", "gpc-refresh-lock")
-async def _refresh(gpc: Gpc, gpa: int, uhva: int) -> int:
-    """Refresh one cache at a time (v6.0 on).
-
-    :Kernel: __kvm_gpc_refresh().
-    """
-    vm = gpc.vm
-    async with gpc.refresh_lock.write():
-        await gpc.lock.take_write()
-        active, _valid, old_uhva, _pfn = await _state(gpc)
-        if vm.k.gpc_requires_active and not active:
-            await gpc.lock.drop_write()
-            return EINVAL
-        if gpa < 0:
-            await _set_uhva(gpc, uhva)
-        errno = await _look_up(gpc, gpa)
-        _active, valid, uhva, pfn = await _state(gpc)
-        moved = old_uhva >> vm.page_shift != uhva >> vm.page_shift
-        if not errno:
-            if not valid or moved:
-                errno = await _to_pfn_retry(gpc, uhva)
-            elif vm.k.gpc_fixes_offset:
-                await _store(gpc, 1, pfn, _khva(vm, pfn, uhva))
-        if errno:
-            await _store(gpc, 0, NO_PFN, -1)
-        await gpc.lock.drop_write()
-    return errno
-
-
-@op(name="gpc->uhva = value")
-def _set_uhva(gpc: Gpc, uhva: int) -> None:
-    gpc.gpa, gpc.uhva, gpc.memslot = -1, uhva, None
-
-
-@gpc_refresh.when("gpc")
-async def _refresh_as_introduced(gpc: Gpc, gpa: int, uhva: int) -> int:
-    """Leave a placeholder that looks valid while the page is resolved (v5.17 to v5.19).
-
-    :Kernel: kvm_gfn_to_pfn_cache_refresh() at 982ed0de4753. The cache keeps a page
-        reference; the retry check runs under mmu_lock, before the page is stored.
-    """
-    vm = gpc.vm
-    await gpc.lock.take_write()
-    _active, valid, old_uhva, old_pfn = await _state(gpc)
-    errno = await _look_up(gpc, gpa)
-    _active, _valid, uhva, _pfn = await _state(gpc)
-    moved = old_uhva >> vm.page_shift != uhva >> vm.page_shift
-    if errno:
-        await _store(gpc, 0, NO_PFN, -1)
-        await gpc.lock.drop_write()
-    elif valid and not moved:
-        await gpc.lock.drop_write()
-        return 0
-    else:
-        # The placeholder: valid, but with no page behind it.
-        await _store(gpc, 1, NO_PFN, -1)
-        await gpc.lock.drop_write()
-        pfn = await _resolve_as_introduced(vm, uhva)
-        await gpc.lock.take_write()
-        if pfn < 0:
-            errno = EFAULT
-            await _store(gpc, 0, NO_PFN, -1)
-        else:
-            await _fill_placeholder(gpc, pfn, _khva(vm, pfn, uhva))
-        await gpc.lock.drop_write()
-    if old_pfn != NO_PFN:
-        await _put(vm, old_pfn)
-    return errno
-
-
-async def _resolve_as_introduced(vm: Vm, uhva: int) -> int:
-    retry = True
-    pfn = NO_PFN
-    while retry:
-        seq = await snapshot_mmu_seq(vm)
-        if pfn != NO_PFN:
-            await _put(vm, pfn)
-        pfn = await get_user_page(vm.mm, uhva >> vm.page_shift, True)
-        if pfn < 0:
-            return NO_PFN
-        shared = vm.mmu_lock.kind.shared
-        async with vm.mmu_lock.read() if shared else vm.mmu_lock.write():
-            retry = await vm.k.gpc_retry(vm, seq, uhva)
-    return pfn
-
-
-gpc_pins_page = Choice("gpc_pins_page", "whether a cache holds a reference to its page")
-gpc_pins_page.add(False)
-gpc_pins_page.add(True, "gpc")
-gpc_pins_page.add(False, "gpc", "gpc-refresh-lock")
-
-gpc_retry = Choice("gpc_retry", "the retry check of a GPC as it was introduced")
-
-
-@gpc_retry.when()
-def _retry_hva(vm: Vm, seq: int, uhva: int) -> bool:
-    """Test in_progress and its range, and the sequence (mmu_notifier_retry_hva())."""
-    if (
-        vm.mmu_invalidate_in_progress
-        and vm.mmu_invalidate_range_start <= uhva < vm.mmu_invalidate_range_end
-    ):
-        return True
-    return vm.mmu_invalidate_seq != seq
-
-
-@op(name="fill placeholder")
-def _fill_placeholder(gpc: Gpc, pfn: int, khva: int) -> None:
-    gpc.pfn, gpc.khva = pfn, khva
-    gpc.vm.world.note("gpc_valid", gpc=gpc.name, pfn=pfn, khva=khva)
-
-
-@gpc_refresh.when()
-async def _refresh_absent(gpc: Gpc, gpa: int, uhva: int) -> int:
-    """Refuse: the kernel has no GPC (before v5.17)."""
-    return EINVAL
-
-
-# -- activate and deactivate -------------------------------------------------------
+gpc_link = Choice("gpc_link", "in which order a cache is made active and listed")
 
 
 @op(name="list_add(gpc)")
@@ -382,6 +195,57 @@ def _set_active(gpc: Gpc, active: int) -> None:
     gpc.active = active
 
 
+@op(name="is the GPC active?")
+def _is_active(gpc: Gpc) -> bool:
+    return bool(gpc.active)
+
+
+@op(name="rwlock_init(gpc->lock)")
+def _init_locks(gpc: Gpc) -> None:
+    # Simplified: the locks stay as they are; harmless because the loss is recorded,
+    # and whoever holds one goes on as if it were still held.
+    for lock in (gpc.lock, gpc.refresh_lock):
+        holder = lock.writer or next(iter(lock.readers), None)
+        if holder is not None:
+            gpc.vm.world.violate(
+                "locks", f"{lock.name} is initialised while {holder} holds it"
+            )
+
+
+@op(name="reset GPC")
+def _reset(gpc: Gpc) -> None:
+    """Begin anew, with no lock held: nobody is believed to know the cache."""
+    gpc.valid, gpc.pfn, gpc.khva, gpc.uhva = 0, NO_PFN, -1, -1
+    gpc.active = 1
+
+
+@gpc_link.when()
+async def _link_as_introduced(gpc: Gpc) -> None:
+    """Reset, make active, and only then let the notifier reach it (to v6.0)."""
+    active = await _is_active(gpc)
+    if active:
+        return
+    if gpc.vm.k.gpc_inits_locks:
+        await _init_locks(gpc)
+    await _reset(gpc)
+    async with gpc.vm.gpc_lock.write():
+        await _link(gpc)
+
+
+@gpc_link.when("gpc-active")
+async def _link_first(gpc: Gpc) -> None:
+    """List first, ``active`` second, so that the notifier can reach it (v6.1 on)."""
+    active = await _is_active(gpc)
+    if active:
+        return
+    if gpc.vm.k.gpc_inits_locks:
+        await _init_locks(gpc)
+    async with gpc.vm.gpc_lock.write():
+        await _link(gpc)
+    async with gpc.lock.write():
+        await _set_active(gpc, 1)
+
+
 gpc_takes_hva = Choice("gpc_takes_hva", "whether a cache may be of a host address")
 gpc_takes_hva.add(False)
 gpc_takes_hva.add(True, "gpc", "gpc-hva")
@@ -390,37 +254,90 @@ gpc_takes_hva.add(True, "gpc", "gpc-hva")
 async def gpc_activate(gpc: Gpc, gpa: int = -1, uhva: int = -1) -> int:
     """Make a cache usable for a gpa, or from v6.9 for a host address.
 
-    List first, ``active`` second, so that the notifier can reach it.
-
     :Kernel: kvm_gpc_activate(), kvm_gfn_to_pfn_cache_init() before v6.1.
+    :Locking: refresh_lock throughout, from v6.9.
     :returns: 0 or an errno.
     """
     vm = gpc.vm
-    if gpa < 0 and not vm.k.gpc_takes_hva:
+    if not vm.k.gpc_exists or (gpa < 0 and not vm.k.gpc_takes_hva):
         return EINVAL
-    async with vm.gpc_lock.write():
-        await _link(gpc)
-    async with gpc.lock.write():
-        await _set_active(gpc, 1)
-    async with vm.srcu.read():
-        errno = await vm.k.gpc_refresh(gpc, gpa, uhva)
+    if vm.k.gpc_takes_hva:
+        async with vm.srcu.read(), gpc.refresh_lock.write():
+            await vm.k.gpc_link(gpc)
+            errno = await vm.k.gpc_refresh_locked(gpc, gpa, uhva)
+    else:
+        await vm.k.gpc_link(gpc)
+        async with vm.srcu.read():
+            errno = await vm.k.gpc_refresh(gpc, gpa, uhva)
     return int(errno)
+
+
+# -- deactivate --------------------------------------------------------------------
+
+gpc_exists = Choice("gpc_exists", "whether the kernel has GPCs")
+gpc_exists.add(False)
+gpc_exists.add(True, "gpc")
+
+gpc_pins_page = Choice("gpc_pins_page", "whether a cache holds a reference to its page")
+gpc_pins_page.add(False)
+gpc_pins_page.add(True, "gpc")
+gpc_pins_page.add(False, "gpc", "gpc-unpinned")
+
+gpc_give_up = Choice("gpc_give_up", "in which order a cache is given up")
+
+
+@gpc_give_up.when()
+async def _unlink_first(gpc: Gpc) -> None:
+    """Take it off the list, drop the mapping, clear ``active`` (to v6.0)."""
+    vm = gpc.vm
+    active = await _is_active(gpc)
+    if not active:
+        return
+    async with vm.gpc_lock.write():
+        await _unlink(gpc)
+    async with gpc.lock.write():
+        _active, _valid, _uhva, pfn = await state_of(gpc)
+        await store_mapping(gpc, 0, NO_PFN, -1)
+    if vm.k.gpc_pins_page and pfn != NO_PFN:
+        await put_page(vm, pfn)
+    await _set_active(gpc, 0)
+
+
+async def _deactivate_locked(gpc: Gpc) -> None:
+    vm = gpc.vm
+    active = await _is_active(gpc)
+    if not active:
+        return
+    async with gpc.lock.write():
+        _active, _valid, _uhva, pfn = await state_of(gpc)
+        await _set_active(gpc, 0)
+        await store_mapping(gpc, 0, NO_PFN, -1)
+    async with vm.gpc_lock.write():
+        await _unlink(gpc)
+    if vm.k.gpc_pins_page and pfn != NO_PFN:
+        await put_page(vm, pfn)
+
+
+@gpc_give_up.when("gpc-active")
+async def _unlink_last(gpc: Gpc) -> None:
+    """Make it unusable, and then take it off the list (v6.1 on)."""
+    if gpc.vm.k.gpc_takes_hva:
+        async with gpc.refresh_lock.write():
+            await _deactivate_locked(gpc)
+    else:
+        await _deactivate_locked(gpc)
 
 
 async def gpc_deactivate(gpc: Gpc) -> None:
     """Make a cache unusable and take it off the list.
 
-    :Kernel: kvm_gpc_deactivate().
+    :Kernel: kvm_gpc_deactivate(), kvm_gfn_to_pfn_cache_destroy() before v6.1;
+        inside refresh_lock from v6.9.
     """
-    vm = gpc.vm
-    async with gpc.lock.write():
-        _active, _valid, _uhva, pfn = await _state(gpc)
-        await _set_active(gpc, 0)
-        await _store(gpc, 0, NO_PFN, -1)
-    async with vm.gpc_lock.write():
-        await _unlink(gpc)
-    if vm.k.gpc_pins_page and pfn != NO_PFN:
-        await _put(vm, pfn)
+    await gpc.vm.k.gpc_give_up(gpc)
+
+
+# -- use ---------------------------------------------------------------------------
 
 
 @op(name="write through khva")
@@ -431,9 +348,10 @@ def _write(gpc: Gpc) -> None:
         return
     pfn = gpc.khva >> vm.page_shift
     vm.host.touch(pfn, f"{gpc.name}")
+    check_cache(vm, gpc.name, gpc.uhva, pfn)
     page = vm.host.pages.get(pfn)
     if page is not None:
-        page.content = (gpc.name, vm.world.steps)
+        page.content = (gpc.name, "written")
 
 
 @op(name="mark page dirty")
@@ -447,6 +365,11 @@ def _fits(gpc: Gpc, length: int) -> bool:
     address = gpc.gpa if gpc.gpa >= 0 else gpc.uhva
     page = 1 << gpc.vm.page_shift
     return address % page + length <= page
+
+
+@op(name="addresses of the GPC")
+def _addresses(gpc: Gpc) -> tuple[int, int]:
+    return gpc.gpa, gpc.uhva
 
 
 async def gpc_write(gpc: Gpc, length: int = 8) -> int:
@@ -464,7 +387,8 @@ async def gpc_write(gpc: Gpc, length: int = 8) -> int:
             fits = await _fits(gpc, length)
             if not fits:
                 return EINVAL
-            errno = await vm.k.gpc_refresh(gpc, gpc.gpa, gpc.uhva)
+            gpa, uhva = await _addresses(gpc)
+            errno = await vm.k.gpc_refresh(gpc, gpa, uhva)
             if errno:
                 return int(errno)
             await gpc.lock.take_read()
@@ -476,11 +400,11 @@ async def gpc_write(gpc: Gpc, length: int = 8) -> int:
 
 
 CHOICES: tuple[Choice, ...] = (
-    gpc_invalidate_start,
+    gpc_exists,
     gpc_requires_active,
-    gpc_refresh,
-    gpc_fixes_offset,
-    gpc_pins_page,
-    gpc_retry,
+    gpc_inits_locks,
+    gpc_link,
     gpc_takes_hva,
+    gpc_pins_page,
+    gpc_give_up,
 )

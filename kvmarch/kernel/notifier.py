@@ -4,7 +4,15 @@ Models kvm_mmu_notifier_*() of virt/kvm/kvm_main.c; generic facts 2.3, 2.5 to 2.
 cross-arch facts 1.
 """
 
-__all__ = ["CHOICES", "kvm_mmu_invalidate_begin", "kvm_mmu_invalidate_end"]
+__all__ = [
+    "CHOICES",
+    "active_down",
+    "active_up",
+    "invalidation_begins",
+    "invalidation_ends",
+    "kvm_mmu_invalidate_begin",
+    "kvm_mmu_invalidate_end",
+]
 
 from typing import Any
 
@@ -19,12 +27,14 @@ from kvmarch.machine.steps import op
 
 
 @op(name="mn_active_invalidate_count++")
-def _active_up(vm: Vm) -> None:
+def active_up(vm: Vm) -> None:
+    """Count an invalidation that begins, of whatever range."""
     vm.mn_active_invalidate_count += 1
 
 
 @op(name="mn_active_invalidate_count--")
-def _active_down(vm: Vm) -> None:
+def active_down(vm: Vm) -> None:
+    """Count an invalidation that has ended."""
     vm.mn_active_invalidate_count -= 1
     if vm.mn_active_invalidate_count < 0:
         vm.world.violate("balanced", "mn_active_invalidate_count is negative")
@@ -56,6 +66,11 @@ def kvm_mmu_invalidate_end(vm: Vm) -> None:
     """
     vm.mmu_lock.require("write", "kvm_mmu_invalidate_end")
     vm.mmu_invalidate_seq += 1
+    if vm.seq_modulus:
+        # Simplified: under an endless stream of invalidations the count starts anew;
+        # harmless because it is only compared for equality, so that a difference that
+        # is seen is one, and a stream that goes on makes the next one.
+        vm.mmu_invalidate_seq %= vm.seq_modulus
     vm.mmu_invalidate_in_progress -= 1
     if vm.mmu_invalidate_in_progress < 0:
         vm.world.violate("balanced", "mmu_invalidate_in_progress is negative")
@@ -75,6 +90,29 @@ def range_add(vm: Vm, start: int, end: int) -> None:
 
 
 # -- invalidate_range_start and _end -----------------------------------------------
+
+invalidation_begins = Choice(
+    "invalidation_begins", "what start() does before it looks at memslots"
+)
+invalidation_ends = Choice(
+    "invalidation_ends", "what end() does after it has looked at memslots"
+)
+
+
+@invalidation_begins.when()
+async def _count_then_caches(vm: Vm, start: int, end: int) -> None:
+    """Count the invalidation, then drop caches."""
+    async with vm.mn_invalidate_lock.write():
+        await active_up(vm)
+    await vm.k.gpc_invalidate_start(vm, start, end)
+
+
+@invalidation_ends.when()
+async def _count_down(vm: Vm, start: int, end: int) -> None:
+    """Lower the count, for which a memslot update may wait."""
+    async with vm.mn_invalidate_lock.write():
+        await active_down(vm)
+
 
 range_of_start = Choice(
     "range_of_start", "which range start() tracks for the retry check"
@@ -151,9 +189,7 @@ async def _start_elides(vm: Vm, start: int, end: int, may_block: bool) -> None:
 
     :Kernel: kvm_mmu_notifier_invalidate_range_start(), v5.15 on.
     """
-    async with vm.mn_invalidate_lock.write():
-        await _active_up(vm)
-    await vm.k.gpc_invalidate_start(vm, start, end)
+    await vm.k.invalidation_begins(vm, start, end)
     async with vm.srcu.read():
         await _trace_unmap(vm, start, end)
         slots = await slots_in_hva_range(vm, start, end)
@@ -177,8 +213,7 @@ async def _end_elides(vm: Vm, start: int, end: int) -> None:
     if slots:
         async with vm.mmu_lock.write():
             await kvm_mmu_invalidate_end(vm)
-    async with vm.mn_invalidate_lock.write():
-        await _active_down(vm)
+    await vm.k.invalidation_ends(vm, start, end)
 
 
 @op(name="start returns")
@@ -439,6 +474,8 @@ FIXED = {
 }
 
 CHOICES = (
+    invalidation_begins,
+    invalidation_ends,
     range_of_start,
     range_of_slot,
     invalidate_range_start,

@@ -5,7 +5,17 @@ __all__ = ["CHANGES", "CHOICES", "FIXED"]
 from typing import Any
 
 from kvmarch.changes import Change, Choice
-from kvmarch.kernel import gpc, memory_region, mmu_notifier, notifier, vcpu
+from kvmarch.kernel import (
+    dirty_log,
+    gpc,
+    gpc_invalidate,
+    gpc_proposals,
+    gpc_refresh,
+    memory_region,
+    mmu_notifier,
+    notifier,
+    vcpu,
+)
 
 CHANGES: tuple[Change, ...] = (
     Change(
@@ -120,17 +130,40 @@ CHANGES: tuple[Change, ...] = (
     ),
     Change(
         "gpc-refresh-lock",
-        "Serialize GPC refreshes, and be invalid while one resolves the page",
+        "Fully serialize gfn=>pfn cache refresh via mutex",
+        (6, 0),
+        "93984f19e7bc",
+        source="generic 2.13, D9",
+    ),
+    Change(
+        "gpc-invalid-while-refreshing",
+        "A GPC is invalid while a refresh resolves its page, and looks again under "
+        "gpc->lock until no invalidation raced",
         (6, 0),
         "58cd407ca4c6",
-        source="generic 2.13 (with 93984f19e7bc, 85165781c5d9)",
+        source="generic 2.13, D7, D8",
+    ),
+    Change(
+        "gpc-unpinned",
+        "Do not pin pages tracked by gfn=>pfn caches",
+        (6, 0),
+        "85165781c5d9",
+        source="generic 2.13; which of its three commits this is, is from memory",
+    ),
+    Change(
+        "gpc-init-once",
+        "Initialize gfn_to_pfn_cache locks in a dedicated helper",
+        (6, 1),
+        "52491a38b2c2",
+        source="generic 2.13, D10",
     ),
     Change(
         "gpc-active",
-        "Refuse to use an inactive GPC; keep its locks over activations",
+        "Reject attempts to consume or refresh an inactive GPC; list it before it is "
+        "active, and until it is not",
         (6, 1),
         "ecbcf030b456",
-        source="generic 2.13 (with 52491a38b2c2)",
+        source="generic 2.13, D11",
     ),
     Change(
         "gpc-khva-offset",
@@ -174,14 +207,18 @@ CHANGES: tuple[Change, ...] = (
         "374ccd63600b",
         source="cross-arch 9",
     ),
+    *gpc_proposals.CHANGES,
 )
 
 CHOICES: tuple[Choice, ...] = (
     *mmu_notifier.CHOICES,
     *notifier.CHOICES,
     *memory_region.CHOICES,
+    *dirty_log.CHOICES,
     *vcpu.CHOICES,
     *gpc.CHOICES,
+    *gpc_invalidate.CHOICES,
+    *gpc_refresh.CHOICES,
 )
 
 FIXED: dict[str, Any] = {**notifier.FIXED}

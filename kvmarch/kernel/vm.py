@@ -44,6 +44,8 @@ class Vm(Part):
         "mmu_invalidate_range_start",
         "mmu_invalidate_range_end",
         "mn_active_invalidate_count",
+        "mmu_gpc_invalidate_range_start",
+        "mmu_gpc_invalidate_range_end",
         "memslots",
         "dirty_bitmaps",
         "updating",
@@ -90,6 +92,11 @@ class Vm(Part):
         self.mmu_invalidate_range_start = -1
         self.mmu_invalidate_range_end = -1
         self.mn_active_invalidate_count = 0
+        self.mmu_gpc_invalidate_range_start = -1
+        self.mmu_gpc_invalidate_range_end = -1
+        """Hull of the active invalidations, in the proposals of 2024 only."""
+        self.seq_modulus = 0
+        """Where the sequence count starts anew; 0 for never, as in the kernel."""
         self.users_count = 1
         self.manual_protect = False
         """KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 is on: only CLEAR protects."""

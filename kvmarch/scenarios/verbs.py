@@ -5,191 +5,47 @@ Page numbers of a memory count from its start; gfns and pages are of the machine
 page size.
 """
 
-__all__ = ["VERBS", "Context", "Verb", "check_line", "make_gpcs"]
+__all__ = [
+    "VERBS",
+    "Context",
+    "Verb",
+    "check_line",
+    "make_gpcs",
+    "parse",
+    "values",
+]
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kvmarch.kernel import huge_memory, ksm, mmap, reclaim
-from kvmarch.kernel.boot import Machine, destroy_vm
+from kvmarch.kernel.boot import destroy_vm
 from kvmarch.kernel.dirty_log import clear_dirty_log, get_dirty_log
 from kvmarch.kernel.gpc import Gpc, gpc_activate, gpc_deactivate, gpc_write
 from kvmarch.kernel.memory_region import Region, set_memory_region
-from kvmarch.kernel.memslots import LOG_DIRTY_PAGES, READONLY
+from kvmarch.kernel.mmu_notifier import (
+    mmu_notifier_invalidate_range_end,
+    mmu_notifier_invalidate_range_start,
+)
 from kvmarch.kernel.vcpu import guest_access, run_guest
 from kvmarch.machine.host import PFN_SHIFT, PRESENT
 from kvmarch.machine.steps import Path, op
+from kvmarch.scenarios.verb import (
+    VERBS,
+    Context,
+    Streams,
+    Verb,
+    check_line,
+    parse,
+    values,
+    verb,
+)
 
 if TYPE_CHECKING:
-    from kvmarch.scenarios.records import Memory, StepLine
+    from kvmarch.scenarios.records import StepLine
 
-FLAGS = {"log_dirty": LOG_DIRTY_PAGES, "readonly": READONLY}
 LEAVE_GPA = 0x1000_0000
 """Where a guest stores to leave, on architectures that leave by MMIO."""
-
-
-@dataclass(slots=True)
-class Context:
-    """What the verbs of one run share.
-
-    :param memory: hva and size in bytes of each named memory.
-    :param code: the gfn of the guest's code, or -1.
-    :param leave: ``hlt``, or ``mmio`` for a store to an address without a slot.
-    """
-
-    machine: Machine
-    memory: Mapping[str, tuple[int, int]]
-    code: int = -1
-    leave: str = "hlt"
-    gpcs: dict[str, Gpc] = field(default_factory=dict)
-
-    @property
-    def page_shift(self) -> int:
-        """Return bytes of a page as a power of two."""
-        return self.machine.mm.page_shift
-
-    def gfn(self, args: Mapping[str, Any]) -> int:
-        """Return the gfn that ``gfn`` or ``gpa`` names."""
-        if "gpa" in args:
-            return int(args["gpa"]) >> self.page_shift
-        return int(args["gfn"])
-
-    def pages(self, args: Mapping[str, Any]) -> tuple[int, int]:
-        """Return start and end (hva, exclusive) of pages of a memory."""
-        base, size = self.memory[args["memory"]]
-        first = args.get("page", 0)
-        count = args.get("pages", (size >> self.page_shift) - first)
-        start = base + (first << self.page_shift)
-        return start, start + (count << self.page_shift)
-
-
-Make = Callable[[Context, Mapping[str, Any]], Path[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Verb:
-    """One verb.
-
-    :param params: by name, the kind: ``int``, ``name``, ``flags``, ``word:a|b``; with
-        a question mark in front where it may be left out.
-    """
-
-    name: str
-    params: Mapping[str, str]
-    doc: str
-    make: Make
-
-    @property
-    def returns_errno(self) -> bool:
-        """Return whether the result is 0 or an errno."""
-        return self.name.startswith(("slot", "dirty", "gpc"))
-
-
-VERBS: dict[str, Verb] = {}
-
-
-def verb(doc: str, **params: str) -> Callable[[Make], Make]:
-    """Register a verb under the function's name."""
-
-    def register(make: Make) -> Make:
-        name = make.__name__.strip("_")
-        VERBS[name] = Verb(name, params, doc, make)
-        return make
-
-    return register
-
-
-def _number(text: str, why: str) -> int:
-    try:
-        number = int(text, 0)
-    except ValueError:
-        raise ValueError(why) from None
-    if number < 0:
-        raise ValueError(f"{text} is less than 0")
-    return number
-
-
-def parse(kind: str, text: str) -> Any:
-    """Return an argument's value.
-
-    :raises ValueError: with what would be accepted.
-    """
-    kind = kind.removeprefix("?")
-    if kind == "int":
-        return _number(text, f"{text!r} is no number")
-    if kind == "flags":
-        flags = 0
-        for word in text.split(","):
-            why = f"{word!r} is no flag; there is {', '.join(FLAGS)}"
-            flags |= FLAGS[word] if word in FLAGS else _number(word, why)
-        return flags
-    if kind.startswith("word:"):
-        words = kind.removeprefix("word:").split("|")
-        if text not in words:
-            raise ValueError(f"{text!r} is none of {', '.join(words)}")
-    return text
-
-
-def check_line(
-    name: str, args: Mapping[str, str], memory: Mapping[str, "Memory"], vcpus: int
-) -> str:
-    """Return why a line is refused; empty if it is not.
-
-    :param memory: the scenario's memories by name.
-    :param vcpus: how many vCPUs it has.
-    """
-    known = VERBS.get(name)
-    if known is None:
-        return f"unknown verb {name!r}; there is {', '.join(sorted(VERBS))}"
-    given: dict[str, Any] = {}
-    for key, text in args.items():
-        kind = known.params.get(key)
-        if kind is None:
-            return f"{name} has no argument {key}; there is {', '.join(known.params)}"
-        try:
-            given[key] = parse(kind, text)
-        except ValueError as error:
-            return f"{name} {key}: {error}"
-    for key, kind in known.params.items():
-        if not kind.startswith("?") and key not in args:
-            return f"{name} needs {key}="
-    if {"gfn", "gpa"} <= known.params.keys():
-        both = "gfn" in args and "gpa" in args
-        neither = "gfn" not in args and "gpa" not in args
-        if both or (neither and name != "slot"):
-            return f"{name} needs either gfn= or gpa="
-    if given.get("vcpu", 0) >= vcpus:
-        return f"{name}: no vcpu {given['vcpu']}; there is {vcpus}"
-    why = _check_pages(given, memory, known.params)
-    return f"{name}: {why}" if why else ""
-
-
-def _check_pages(
-    given: Mapping[str, Any], memory: Mapping[str, "Memory"], params: Mapping[str, str]
-) -> str:
-    for key in ("memory", "to"):
-        if key in given and given[key] not in memory:
-            known = ", ".join(memory) or "none"
-            return f"no memory {given[key]!r}; there is {known}"
-    if "memory" not in given:
-        return ""
-    # Of a memory given in MiB the page size decides how many pages there are. A slot
-    # may reach beyond its memory.
-    have = memory[given["memory"]].pages
-    last = given.get("page", 0) + max(given.get("pages", 1), 1) - 1
-    if "id" in params:
-        last = given.get("page", 0)
-    if have and last >= have:
-        first = max(given.get("page", 0), have)
-        return f"{given['memory']} has no page {first}; it has {have} pages"
-    return ""
-
-
-def values(name: str, args: Mapping[str, str]) -> dict[str, Any]:
-    """Return the arguments of a checked line as values."""
-    params = VERBS[name].params
-    return {key: parse(params[key], text) for key, text in args.items()}
 
 
 # -- the guest ---------------------------------------------------------------------
@@ -331,6 +187,34 @@ def mprotect(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     return mmap.mprotect(c.machine.mm, *c.pages(args), write=args["prot"] == "rw")
 
 
+@verb(
+    "Invalidate pages again and again, until stream_end, and change nothing.", **_PAGES
+)
+async def stream(c: Context, args: Mapping[str, Any]) -> None:
+    start, end = c.pages(args)
+    mm = c.machine.mm
+    going = await _is_streaming(c.streams)
+    while going:
+        await mmu_notifier_invalidate_range_start(mm, start, end)
+        await mmu_notifier_invalidate_range_end(mm, start, end)
+        going = await _is_streaming(c.streams)
+
+
+@verb("Let every stream end.")
+async def stream_end(c: Context, args: Mapping[str, Any]) -> None:
+    await _end_streams(c.streams)
+
+
+@op(name="is the stream to go on?")
+def _is_streaming(streams: Streams) -> bool:
+    return bool(streams.going)
+
+
+@op(name="end streams")
+def _end_streams(streams: Streams) -> None:
+    streams.going = 0
+
+
 @verb("munmap().", **_PAGES)
 def munmap(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     return mmap.munmap(c.machine.mm, *c.pages(args))
@@ -393,9 +277,19 @@ def split_huge(c: Context, args: Mapping[str, Any]) -> Path[Any]:
 # -- gfn_to_pfn_cache --------------------------------------------------------------
 
 
+SEQUENCE = 4
+"""Values of the sequence count where invalidations never end."""
+
+
 def make_gpcs(c: Context, lines: Iterable["StepLine"]) -> None:
-    """Make every gfn_to_pfn_cache that the lines name: inactive and invalid."""
+    """Make every gfn_to_pfn_cache that the lines name: inactive and invalid.
+
+    Where a line has a stream, the sequence count starts anew, see
+    kvm_mmu_invalidate_end().
+    """
     for line in lines:
+        if line.verb == "stream":
+            c.machine.vm.seq_modulus = SEQUENCE
         if line.verb.startswith("gpc_") and line.args["name"] not in c.gpcs:
             name = line.args["name"]
             c.gpcs[name] = Gpc(c.machine.vm, name)
@@ -403,9 +297,26 @@ def make_gpcs(c: Context, lines: Iterable["StepLine"]) -> None:
             c.machine.world.add(name, c.gpcs[name])
 
 
-@verb("Activate a gfn_to_pfn_cache for a page.", name="name", gfn="int")
+@verb(
+    "Activate a gfn_to_pfn_cache for a page, or for an offset in it; if it is active, "
+    "move it there.",
+    name="name",
+    gfn="int",
+    offset="?int",
+)
 def gpc_map(c: Context, args: Mapping[str, Any]) -> Path[Any]:
-    return gpc_activate(c.gpcs[args["name"]], args["gfn"] << c.page_shift)
+    gpa = (args["gfn"] << c.page_shift) + args.get("offset", 0)
+    return gpc_activate(c.gpcs[args["name"]], gpa)
+
+
+@verb(
+    "Activate a gfn_to_pfn_cache for a host address.",
+    name="name",
+    memory="name",
+    page="?int",
+)
+def gpc_map_hva(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    return gpc_activate(c.gpcs[args["name"]], uhva=c.pages(args)[0])
 
 
 @verb("Write through a gfn_to_pfn_cache.", name="name")

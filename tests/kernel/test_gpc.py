@@ -358,7 +358,9 @@ def test_a_move_within_the_page_moves_the_mapping_since_v6_1(cached, release):
 
 
 @pytest.mark.parametrize(
-    ("in_slot", "lost"), [(True, []), (False, ["freed-page"])], ids=["slot", "no-slot"]
+    ("in_slot", "lost"),
+    [(True, []), (False, ["freed-page", "stale-permission"])],
+    ids=["slot", "no-slot"],
 )
 def test_a_cache_of_a_host_address(cached, in_slot, lost):
     """H1: without a slot neither count nor sequence tells of the invalidation."""

@@ -4,7 +4,7 @@ from errno import EEXIST, EINVAL, ENOENT
 
 import pytest
 
-from kvmarch.scenarios.verbs import VERBS, Context, parse
+from kvmarch.scenarios.verbs import SEQUENCE, VERBS, Context, parse
 
 SCENARIO = """
 title = "verbs"
@@ -57,8 +57,12 @@ LINES = [
     ("collapse memory=big page=0", False),
     ("split_huge memory=big page=3", True),
     ("gpc_map name=g gfn=1", 0),
+    ("gpc_map name=g gfn=1 offset=0x10", 0),
+    # v6.1 has no caches of a host address.
+    ("gpc_map_hva name=g memory=ram page=1", EINVAL),
     ("gpc_store name=g", EINVAL),
     ("gpc_unmap name=g", None),
+    ("stream_end", None),
     ("exit_mm", None),
     ("vm_destroy", None),
     ("mark name=here", None),
@@ -79,7 +83,18 @@ def test_a_verb_runs_its_path(play, line, result):
 
 
 def test_every_verb_is_tried_here():
-    assert {line.split()[0] for line, _ in LINES} == set(VERBS)
+    # A stream needs somebody else to end it.
+    assert {line.split()[0] for line, _ in LINES} == set(VERBS) - {"stream"}
+
+
+def test_a_stream_goes_on_until_it_is_ended(play):
+    second = '[[task]]\nname = "end"\nsteps = ["stream_end"]\n'
+    turns = 'schedule = ["vmm 200", "end 3"]\n'
+    played = play(turns + SCENARIO.format(lines='"stream memory=ram"') + second)
+
+    assert played.outcome.end == "done"
+    assert 0 <= played.machine.vm.mmu_invalidate_seq < SEQUENCE
+    assert played.violations == []
 
 
 def test_a_guest_with_code_fetches_it_first(play):
@@ -161,6 +176,7 @@ def test_which_verbs_return_an_errno():
         "dirty_get",
         "dirty_clear",
         "gpc_map",
+        "gpc_map_hva",
         "gpc_store",
         "gpc_unmap",
     }
