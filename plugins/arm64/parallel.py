@@ -222,28 +222,54 @@ async def leave_block(vm: Vm, at: Visit) -> int:
     if table is None:
         return 0
     skipped = 0 if vm.k.arm64_pa_from_offset else at.pages
-    for index in range(table.size):
-        leaf = await _break_below(vm, table, index, at, skipped)
-        if isinstance(leaf, int):
-            return leaf
-        if leaf.old & VALID:
-            await _flush_broken(vm, leaf)
-        await _make_below(vm, leaf)
+    index = 0
+    while index < table.size:
+        index = await _fill_below(vm, table, index, at, skipped)
+        if index < table.size:
+            leaf = await _break_below(vm, table, index, at, skipped)
+            if isinstance(leaf, int):
+                return leaf
+            if leaf.old & VALID:
+                await _flush_broken(vm, leaf)
+            await _make_below(vm, leaf)
+            index += 1
     return 0
+
+
+def _below(
+    vm: Vm, table: Entries, index: int, block: Visit, skipped: int
+) -> tuple[int, int]:
+    """Return pages and entry of one part of a block, ``skipped`` pages too far on."""
+    mmu: Mmu = vm.arch
+    layout, level = mmu.layout, table.level
+    pages = 1 << mmu.shifts[level]
+    pfn = kvm_pte_to_phys(layout, block.new) >> layout.page_shift
+    attr = block.new & layout.leaf_attr_mask
+    return pages, make_leaf(mmu, pfn + index * pages + skipped, attr, level)
+
+
+@op(name="map empty entries below")
+def _fill_below(vm: Vm, table: Entries, index: int, block: Visit, skipped: int) -> int:
+    """Map the entries from an index on that are empty; return the first that is not.
+
+    Simplified: in one step, for there are hundreds of them. Who faults on one of them
+    meanwhile finds it mapped, or maps it first.
+    """
+    while index < table.size and not table.get(index):
+        table.set(index, _below(vm, table, index, block, skipped)[1])
+        table.refs += 1
+        index += 1
+    return index
 
 
 @op(name="stage2_try_break_pte: below")
 def _break_below(
     vm: Vm, table: Entries, index: int, block: Visit, skipped: int
 ) -> Visit | int:
-    """Lock the entry of one part of a block, ``skipped`` pages too far on."""
-    mmu: Mmu = vm.arch
-    layout, level = mmu.layout, table.level
-    pages = 1 << mmu.shifts[level]
-    part = index * pages
-    pfn = (kvm_pte_to_phys(layout, block.new) >> layout.page_shift) + part + skipped
-    new = make_leaf(mmu, pfn, block.new & layout.leaf_attr_mask, level)
-    at = Visit(table, index, level, table.get(index), block.gfn + part, pages, new)
+    """Lock the entry of one part of a block."""
+    pages, new = _below(vm, table, index, block, skipped)
+    gfn = block.gfn + index * pages
+    at = Visit(table, index, table.level, table.get(index), gfn, pages, new)
     return _try_break(vm, at)
 
 
