@@ -62,6 +62,7 @@ __all__ = [
     "release_pfn",
     "slot_of",
     "snapshot_mmu_seq",
+    "take_dirty_log_protect",
 ]
 
 from typing import TYPE_CHECKING
@@ -71,6 +72,7 @@ from kvmarch.changes import RELEASES, Change, Choice, Kernel
 from kvmarch.errors import EntryError, FormatError, KvmarchError
 from kvmarch.format.bits import EntryFormat, Field
 from kvmarch.format.table import Match, Table, TablePool
+from kvmarch.kernel.dirty_log import take_dirty_log_protect
 from kvmarch.kernel.flush import (
     flush_by_request,
     forgive_flush,

@@ -4,11 +4,12 @@ Models kvm_get_dirty_log_protect() and kvm_clear_dirty_log_protect() of
 virt/kvm/kvm_main.c; generic facts 2.12.
 """
 
-__all__ = ["clear_dirty_log", "get_dirty_log"]
+__all__ = ["CHOICES", "clear_dirty_log", "get_dirty_log", "take_dirty_log_protect"]
 
 from errno import EINVAL, ENOENT
 from typing import Any
 
+from kvmarch.changes import Choice
 from kvmarch.kernel.checks import note_logged
 from kvmarch.kernel.flush import kvm_flush_remote_tlbs_memslot
 from kvmarch.kernel.memslots import Memslot
@@ -66,6 +67,34 @@ def _reported(vm: Vm, slot: Memslot, bits: int) -> None:
     note_logged(vm, slot, bits)
 
 
+take_dirty_log = Choice(
+    "take_dirty_log", "how KVM_GET_DIRTY_LOG takes the bitmap and begins anew"
+)
+
+
+@take_dirty_log.when()
+async def take_dirty_log_protect(vm: Vm, slot: Memslot) -> int:
+    """Take each word and protect its pages, all under mmu_lock; flush; return the bits.
+
+    :Kernel: kvm_get_dirty_log_protect().
+    :Locking: slots_lock; takes mmu_lock.
+    """
+    bits, owed = 0, None
+    async with vm.mmu_lock.write():
+        at, word = await _take_word(vm, slot, 0)
+        while word:
+            first = (at - 8) * 8
+            bits |= word << first
+            flush = await vm.k.dirty_log_masked(vm, slot, slot.base_gfn + first, word)
+            if flush is not None:
+                owed = flush | owed
+            at, word = await _take_word(vm, slot, at)
+    # The flush is not for what changed but for what was dirty (x86 facts 3.6).
+    if bits:
+        await _flush_if_generic(vm, slot, owed)
+    return bits
+
+
 async def get_dirty_log(vm: Vm, slot_number: int) -> tuple[int, int]:
     """Return what was written since the last call, and begin anew.
 
@@ -86,21 +115,7 @@ async def get_dirty_log(vm: Vm, slot_number: int) -> tuple[int, int]:
             bits = await _copy(vm, slot)
             await _reported(vm, slot, bits)
             return 0, bits
-        bits, owed = 0, None
-        async with vm.mmu_lock.write():
-            at, word = await _take_word(vm, slot, 0)
-            while word:
-                first = (at - 8) * 8
-                bits |= word << first
-                flush = await vm.k.dirty_log_masked(
-                    vm, slot, slot.base_gfn + first, word
-                )
-                if flush is not None:
-                    owed = flush | owed
-                at, word = await _take_word(vm, slot, at)
-        # The flush is not for what changed but for what was dirty (x86 facts 3.6).
-        if bits:
-            await _flush_if_generic(vm, slot, owed)
+        bits = await vm.k.take_dirty_log(vm, slot)
         await _reported(vm, slot, bits)
     return 0, bits
 
@@ -155,3 +170,6 @@ async def clear_dirty_log(
         if cleared:
             await _flush_if_generic(vm, slot, owed)
     return 0
+
+
+CHOICES = (take_dirty_log,)

@@ -9,7 +9,7 @@ __all__ = ["CHANGES", "CHOICES"]
 
 from functools import partial
 
-from kvmarch import Change, Choice
+from kvmarch import Change, Choice, Memslot, Vm
 
 _row = partial(Change, arch="ppc")
 
@@ -170,6 +170,13 @@ CHANGES: tuple[Change, ...] = (
         "nothing when logging begins either was read in "
         "kvmppc_core_commit_memory_region_pr()",
     ),
+    _row(
+        "ppc-pr-dirty-log-xchg",
+        "PR takes the dirty bitmap word by word before it unmaps the slot",
+        None,
+        source="ppc 5 and kvm_vm_ioctl_get_dirty_log_pr(): copied, and cleared after "
+        "the unmapping; a hazard in every release, no fix was seen",
+    ),
 )
 
 user_slots_before = Choice("user_slots_before", "user memslots before v5.15")
@@ -177,5 +184,14 @@ user_slots_before.add(32)
 user_slots_before.add(512, "ppc-512-slots")
 harvests = Choice("generic_dirty_log", "whether GET_DIRTY_LOG flushes by itself")
 harvests.add(False)
+take_dirty_log = Choice("take_dirty_log", "how the MMU takes the dirty bitmap")
 
-CHOICES: tuple[Choice, ...] = (user_slots_before, harvests)
+
+@take_dirty_log.when()
+async def _by_mmu(vm: Vm, slot: Memslot) -> int:
+    """Look up what the MMU does, as kvm->arch.kvm_ops says."""
+    bits: int = await vm.arch.ops.take_dirty_log(vm, slot)
+    return bits
+
+
+CHOICES: tuple[Choice, ...] = (user_slots_before, harvests, take_dirty_log)

@@ -52,6 +52,7 @@ from kvmarch import (
     release_pfn,
     slot_of,
     snapshot_mmu_seq,
+    take_dirty_log_protect,
 )
 
 TLB0_ENTRIES = 512
@@ -321,6 +322,7 @@ E500_OPS = KvmppcOps(
     flush_memslot=flush_memslot,
     dirty_log_masked=nothing,
     sync_dirty_log=sync_dirty_log,
+    take_dirty_log=take_dirty_log_protect,
     destroy_vm=destroy_vm,
 )
 

@@ -13,6 +13,8 @@ from kvmarch_ppc import (
 from kvmarch_ppc.ops import KvmppcOps, nothing
 from kvmarch_ppc.radix import only_a_kick
 
+from kvmarch import take_dirty_log_protect
+
 HASH = KvmppcOps(
     make_layout=hash_table.make_layout,
     entry_pfn=hash_table.entry_pfn,
@@ -34,6 +36,7 @@ HASH = KvmppcOps(
     flush_memslot=hash_unmap.flush_memslot,
     dirty_log_masked=nothing,
     sync_dirty_log=hash_dirty.sync_dirty_log,
+    take_dirty_log=take_dirty_log_protect,
     destroy_vm=hash_table.destroy_vm,
 )
 

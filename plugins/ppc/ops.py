@@ -56,6 +56,8 @@ class KvmppcOps(NamedTuple):
     dirty_log_masked: Callable[[Vm, Memslot, int, int], Awaitable[Flush | None]]
     sync_dirty_log: Callable[[Vm, Memslot], Path[int]]
     """Returns 0 or the errno with which KVM_GET_DIRTY_LOG fails."""
+    take_dirty_log: Callable[[Vm, Memslot], Path[int]]
+    """Returns the bitmap, and begins anew."""
     destroy_vm: Callable[[Vm], Path[None]]
 
 

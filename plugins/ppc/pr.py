@@ -65,6 +65,7 @@ from kvmarch import (
     release_pfn,
     slot_of,
     snapshot_mmu_seq,
+    take_dirty_log_protect,
 )
 
 HPTEG_CACHE_NUM = 1 << 15
@@ -361,14 +362,43 @@ async def set_spte_gfn(vm: Vm, slot: Memslot, gfn: int, pte: int) -> None:
 
 
 async def dirty_log_masked(vm: Vm, slot: Memslot, gfn: int, mask: int) -> None:
-    """Unmap the whole slot for every vCPU, so that writes are seen again.
-
-    Simplified: the kernel does so without mmu_lock, between copying the bitmap and
-    clearing it.
-
-    :Kernel: kvm_vm_ioctl_get_dirty_log_pr()
-    """
+    """Unmap the whole slot for every vCPU, so that writes are seen again."""
     await unmap_gfn_range(vm, slot, slot.base_gfn, slot.end_gfn)
+
+
+take_dirty_log = Choice("ppc_pr_take_dirty_log", "how PR takes the dirty bitmap")
+take_dirty_log.add(take_dirty_log_protect, "ppc-pr-dirty-log-xchg")
+
+
+@op(name="copy bitmap")
+def _copy_bitmap(vm: Vm, slot: Memslot) -> int:
+    return int.from_bytes(vm.dirty_bitmaps[slot.bitmap], "little")
+
+
+@op(name="memset bitmap")
+def _clear_bitmap(vm: Vm, slot: Memslot) -> None:
+    bitmap = vm.dirty_bitmaps[slot.bitmap]
+    bitmap[:] = bytes(len(bitmap))
+
+
+@take_dirty_log.when()
+async def _copy_unmap_clear(vm: Vm, slot: Memslot) -> int:
+    """Copy the bitmap, unmap the slot, clear the bitmap: what was set between is lost.
+
+    :Kernel: kvm_vm_ioctl_get_dirty_log_pr(), kvm_vm_ioctl_get_dirty_log() before
+        v3.13; v3.16 to v7.2.
+    :Locking: slots_lock; mmu_lock is not taken.
+    """
+    bits = await _copy_bitmap(vm, slot)
+    if bits:
+        await unmap_gfn_range(vm, slot, slot.base_gfn, slot.end_gfn)
+        await _clear_bitmap(vm, slot)
+    return bits
+
+
+async def _take_dirty_log(vm: Vm, slot: Memslot) -> int:
+    bits: int = await vm.k.ppc_pr_take_dirty_log(vm, slot)
+    return bits
 
 
 async def sync_dirty_log(vm: Vm, slot: Memslot) -> int:
@@ -415,7 +445,8 @@ PR = KvmppcOps(
     flush_memslot=flush_memslot,
     dirty_log_masked=dirty_log_masked,
     sync_dirty_log=sync_dirty_log,
+    take_dirty_log=_take_dirty_log,
     destroy_vm=destroy_vm,
 )
 
-CHOICES = (release_under_lock,)
+CHOICES = (release_under_lock, take_dirty_log)

@@ -12,7 +12,7 @@ from kvmarch_ppc import (
 )
 from kvmarch_ppc.ops import KvmppcOps, nothing
 
-from kvmarch import Vcpu
+from kvmarch import Vcpu, take_dirty_log_protect
 
 
 def _no_vcpu_state(vcpu: Vcpu) -> None:
@@ -44,6 +44,7 @@ RADIX = KvmppcOps(
     flush_memslot=radix_unmap.flush_memslot,
     dirty_log_masked=nothing,
     sync_dirty_log=radix_dirty.sync_dirty_log,
+    take_dirty_log=take_dirty_log_protect,
     destroy_vm=radix_tree.destroy_vm,
 )
 

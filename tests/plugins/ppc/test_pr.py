@@ -4,6 +4,7 @@ import pytest
 from kvmarch_ppc import pr as book3s_pr
 
 from kvmarch import LOG_DIRTY_PAGES
+from kvmarch.kernel.dirty_log import get_dirty_log
 from kvmarch.kernel.ksm import ksm_scan
 from kvmarch.kernel.mmap import mprotect
 
@@ -190,6 +191,26 @@ def test_the_dirty_log_unmaps_the_slot(pr):
     assert m.dirty() == (0, 4)
     assert m.dirty() == (0, 0)
     assert not m.lost
+
+
+@pytest.mark.parametrize(
+    ("plus", "reported"),
+    [
+        pytest.param((), 0, id="memset"),
+        pytest.param(("ppc-pr-dirty-log-xchg",), 4, id="with a fix"),
+    ],
+)
+def test_a_write_while_the_log_is_taken(pr, plus, reported):
+    m = pr((6, 1), plus=plus)
+    m.slot(flags=LOG_DIRTY_PAGES)
+    m.access(1, "write")
+    vmm = m.actor("vmm", get_dirty_log(m.vm, 0)).past("kvmppc_mmu_pte_pflush")
+    while m.vm.mmu_lock.writer is not None:
+        vmm.step()
+    m.access(2, "write")
+
+    assert vmm.end() == (0, 2)
+    assert m.dirty() == (0, reported)
 
 
 @pytest.mark.parametrize("mmu", ["pr", "e500"])
