@@ -1,6 +1,6 @@
 """The command that lists bugs and checks that the search finds them."""
 
-__all__ = ["bugs"]
+__all__ = ["bugs", "posts"]
 
 import sys
 
@@ -26,3 +26,15 @@ def bugs(check: bool, arch: tuple[str, ...], style: str, output: str | None) -> 
     table = bugs_table(load_plugins(), choose, check=check, progress=progress)
     progress("")
     print_table(table, style, output)
+
+
+@cli.command()
+@click.option("--check", is_flag=True, help="Search every kernel; 1 if one differs.")
+@arch_option
+@output_options
+def posts(check: bool, arch: tuple[str, ...], style: str, output: str | None) -> None:
+    """Answer the five posts that kvmarch began with."""
+    from kvmarch.scenarios.posts import posts_table
+
+    choose = choose_of(arch, (), (), (), ())
+    print_table(posts_table(load_plugins(), choose, check=check), style, output)
