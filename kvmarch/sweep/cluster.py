@@ -51,8 +51,10 @@ def _explore(
 ) -> Iterator[tuple[int, B | None]]:
     import distributed
 
-    # What is wrong is said in one line, not in Dask's.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    # What is wrong is said in one line, not in Dask's; each of its modules has a level.
+    for name in tuple(logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     with ExitStack() as stack:
         if workers:
             # A search watches classes of its whole process: one thread for each.

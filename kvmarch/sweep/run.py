@@ -1,12 +1,12 @@
 """Run a sweep: here, in processes, or on a cluster; and show what it found."""
 
-__all__ = ["Task", "attempt", "places_of_work", "run", "table_of"]
+__all__ = ["Task", "attempt", "explore", "places_of_work", "run", "table_of"]
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from kvmarch.errors import ExploreError, SweepError
+from kvmarch.errors import ExploreError, KvmarchError, SweepError
 from kvmarch.plugins import Plugins, load
 from kvmarch.report.table import Column, Table
 from kvmarch.scenarios.outcome import COLUMNS, Outcome
@@ -35,32 +35,33 @@ def _model_here() -> str:
     return model_of(load())
 
 
-def attempt(task: Task, plugins: Plugins | None = None) -> Outcome:
-    """Explore one cell; whatever is wrong with it is told in the outcome.
+def attempt(task: Task) -> Outcome:
+    """Explore one cell in a process that loads the plugins itself.
 
     :raises SweepError: this process has another version of the model.
     """
-    here = _model_here() if plugins is None else model_of(plugins)
-    if here != task.model:
+    if _model_here() != task.model:
         raise SweepError(
             "a process that should explore has another version of kvmarch or of a "
             "plugin than this one; install the same on every machine"
         )
+    return explore(task)
+
+
+def explore(task: Task, plugins: Plugins | None = None) -> Outcome:
+    """Explore one cell; whatever is wrong with it is told in the outcome."""
     try:
         return do_work(task.work, plugins)
+    except KvmarchError as error:
+        return Outcome(error=" ".join(str(error).split()))
     except Exception as error:  # noqa: BLE001 - one bad cell is not the sweep's end
-        text = " ".join(str(error).split())
-        return Outcome(error=text or type(error).__name__)
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        return Outcome(error=text)
 
 
 def in_this_process(plugins: Plugins) -> Backend:
     """Explore one cell after the other."""
-
-    def explore(tasks: Sequence[Task]) -> Iterator[tuple[int, Outcome | None]]:
-        for number, task in enumerate(tasks):
-            yield number, attempt(task, plugins)
-
-    return explore
+    return lambda tasks: ((n, explore(task, plugins)) for n, task in enumerate(tasks))
 
 
 def places_of_work(

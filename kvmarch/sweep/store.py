@@ -99,7 +99,7 @@ class Store:
     ) -> Self:
         """Open the file to write to; make it if there is none.
 
-        :param resume: go on with what is there; otherwise nothing may be there.
+        :param resume: go on with what is there; otherwise no finished cell may be.
         :raises SweepError: the file is no sweep's, or another sweep's; it is left as
             it is.
         """
@@ -107,17 +107,13 @@ class Store:
             raise SweepError(f"{path}: there is no folder {path.parent}")
         if path.exists() and not path.is_file():
             raise SweepError(f"{path}: is no file")
-        if path.is_file() and path.stat().st_size and not resume:
-            raise SweepError(
-                f"{path}: is there already; --resume goes on with it, or name another "
-                "file with --results"
-            )
         store = cls(path, _lock(path), create=True)
         try:
             if store._is_empty():
                 store._make(definition, places)
             else:
                 store._check()
+                store._go_on(resume=resume)
                 store._compare(definition, places)
         except BaseException:
             store.close()
@@ -204,6 +200,14 @@ class Store:
             ).fetchone()
             if lacking:
                 raise self._torn(f"rows of {lacking[0]} are lost")
+
+    def _go_on(self, *, resume: bool) -> None:
+        """Refuse to go on with a sweep that has begun, unless that is meant."""
+        if self.finished() and not resume:
+            raise SweepError(
+                f"{self.path}: has a sweep already; --resume goes on with it, or name "
+                "another file with --results"
+            )
 
     def _compare(self, definition: Mapping[str, str], places: Sequence[str]) -> None:
         """Refuse to go on with a sweep that was defined otherwise."""
