@@ -11,7 +11,9 @@ from kvmarch.explore.node import NUMBER
 from kvmarch.explore.search import Found
 from kvmarch.explore.space import Space
 
-_TURN = re.compile(r"([a-z])(\d+)")
+_TURN = re.compile(r"([a-z])(\d+)", re.ASCII)
+LONGEST = 9
+"""Digits of the steps of one turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class Schedule:
             raise ExploreError(
                 f"the schedule is of {place}, not of {where}: it means nothing here"
             )
-        if not re.fullmatch(r"([a-z]\d+)*", turns):
+        if not re.fullmatch(r"([a-z]\d+)*", turns, re.ASCII):
             raise ExploreError(f"{turns!r} are no turns such as a3b2")
         found = []
         for letter, count in _TURN.findall(turns):
@@ -59,6 +61,8 @@ class Schedule:
                     f"turn {letter}{count}: there is no task {letter}; there is a to "
                     f"{chr(96 + len(tasks))}"
                 )
+            if len(count) > LONGEST:
+                raise ExploreError(f"turn {letter}{count[:LONGEST]}…: too many steps")
             found.append((tasks[number], int(count)))
         return cls(where, tasks, merged(tuple(found)))
 

@@ -5,7 +5,7 @@ __all__ = ["explain"]
 from contextlib import suppress
 
 from kvmarch.changes import show_release
-from kvmarch.errors import ExploreError, UnknownNameError
+from kvmarch.errors import ExploreError
 from kvmarch.explore.shorten import shorten
 from kvmarch.explore.verdict import Verdict
 from kvmarch.plugins import Plugins
@@ -14,7 +14,7 @@ from kvmarch.scenarios.cells import Explored, How, cells_of, explore_cell
 from kvmarch.scenarios.compare import Choose
 from kvmarch.scenarios.properties import ALWAYS_ON
 from kvmarch.scenarios.records import Scenario
-from kvmarch.scenarios.trace import replay, trace_of
+from kvmarch.scenarios.trace import check_property, replay, trace_of
 
 
 def explain(
@@ -29,9 +29,7 @@ def explain(
     :param wanted: the property; the one that is lost first if it is empty.
     :raises UnknownNameError: there is no such property.
     """
-    known = [*(property_.id for property_ in ALWAYS_ON), *scenario.bad]
-    if wanted and wanted not in known:
-        raise UnknownNameError("property", wanted, known)
+    check_property(scenario, wanted)
     notes = []
     for cell, _expected in cells_of(scenario, plugins, choose):
         explored = explore_cell(cell, plugins, how)

@@ -1,12 +1,12 @@
 """A schedule followed step by step, and what was seen on the way."""
 
-__all__ = ["Replayed", "replay", "shortened", "trace_of"]
+__all__ = ["Replayed", "check_property", "replay", "shortened", "trace_of"]
 
 from dataclasses import dataclass
 from typing import Any
 
 from kvmarch.changes import show_release
-from kvmarch.errors import ExploreError, ModelError
+from kvmarch.errors import ExploreError, ModelError, UnknownNameError
 from kvmarch.explore.schedule import Schedule
 from kvmarch.explore.shorten import shorten
 from kvmarch.machine.world import Event, Violation
@@ -15,6 +15,8 @@ from kvmarch.report.trace import Loss, Move, Trace
 from kvmarch.scenarios.cells import Cell
 from kvmarch.scenarios.play import Played, play_along
 from kvmarch.scenarios.program import FIXED
+from kvmarch.scenarios.properties import ALWAYS_ON
+from kvmarch.scenarios.records import Scenario
 from kvmarch.scenarios.states import States
 from kvmarch.scenarios.verbs import Context
 
@@ -119,6 +121,16 @@ def trace_of(replayed: Replayed) -> Trace:
     )
 
 
+def check_property(scenario: Scenario, wanted: str) -> None:
+    """Refuse the name of a property that there is not; no name is none.
+
+    :raises UnknownNameError: nothing answers to it.
+    """
+    known = [*(property_.id for property_ in ALWAYS_ON), *scenario.bad]
+    if wanted and wanted not in known:
+        raise UnknownNameError("property", wanted, known)
+
+
 def shortened(
     cell: Cell, schedule: Schedule, plugins: Plugins, wanted: str = ""
 ) -> Trace:
@@ -127,6 +139,7 @@ def shortened(
     :param wanted: the property; the one that is lost last if it is empty.
     :raises ExploreError: the schedule does not lose it, or cannot be followed.
     """
+    check_property(cell.scenario, wanted)
     program = cell.program(plugins)
     shorter, lost = shorten(program, schedule, wanted, always=program.asks_always)
     trace = trace_of(replay(cell, shorter, plugins))

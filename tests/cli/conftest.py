@@ -3,6 +3,8 @@
 import pytest
 from click.testing import CliRunner
 
+# Importing a module registers its commands.
+from kvmarch.cli import catalogue, exploring  # noqa: F401
 from kvmarch.cli.commands import cli
 
 SCENARIO = """

@@ -4,7 +4,7 @@ import pytest
 
 from kvmarch.errors import ModelError
 from kvmarch.machine.locks import Lock, LockClass
-from kvmarch.machine.run import Task, run, run_path
+from kvmarch.machine.run import Task, run, run_along, run_path
 from kvmarch.machine.steps import BLOCKED, op
 from kvmarch.machine.world import World
 
@@ -260,3 +260,48 @@ def test_a_path_is_made_when_its_task_is_scheduled_first(world):
 
     assert (before, made) == ([], ["a"])
     assert repr(task) == "Task(a)"
+
+
+# -- along a schedule and no further -----------------------------------------------
+
+
+@op(name="lose")
+def lose(world):
+    world.violate("mine", "it is lost")
+
+
+async def puts_and_loses(log, world):
+    await put(log, 1)
+    await lose(world)
+
+
+def test_a_run_along_a_schedule_stops_where_it_ends():
+    world, log = World(), []
+    tasks = [Task("a", lambda: puts_and_loses(log, world))]
+
+    outcome = run_along(world, tasks, [("a", 1)])
+
+    assert (outcome.end, outcome.steps, log) == ("open", 1, [1])
+    assert world.violations == []
+    assert world.events == []
+
+
+def test_a_run_along_a_schedule_to_its_end_is_done():
+    world = World()
+
+    outcome = run_along(world, [Task("a", lambda: puts([], "a"))], [("a", 3)])
+
+    assert (outcome.end, outcome.steps) == ("done", 3)
+
+
+def test_a_run_along_a_schedule_after_which_nobody_can_move_is_stuck():
+    world = World()
+
+    async def waits():
+        await put([], 1)
+        await gate([])
+
+    outcome = run_along(world, [Task("a", waits)], [("a", 1)])
+
+    assert outcome.end == "stuck"
+    assert [v.property for v in world.violations] == ["ends"]
