@@ -45,7 +45,8 @@ class Page(Piece):
     """One page of host memory.
 
     ``kind`` is ``anon``, ``ksm``, ``zero`` or ``file``; ``content`` a value that
-    stands for what is written in it, equal for equal pages.
+    stands for what is written in it, equal for equal pages. ``order`` is that of the
+    compound page it belongs to, however it is mapped.
     """
 
     __slots__ = (
@@ -55,13 +56,15 @@ class Page(Piece):
         "freed",
         "kind",
         "maps",
+        "order",
         "pfn",
         "refs",
     )
     variables = ("kind", "content", "refs", "maps", "freed", "dirty", "accessed")
 
-    def __init__(self, pfn: int, kind: str, content: Any) -> None:
+    def __init__(self, pfn: int, kind: str, content: Any, order: int = 0) -> None:
         self.pfn = pfn
+        self.order = order
         self.kind = kind
         self.content = content
         self.refs = 0
@@ -76,7 +79,14 @@ class Page(Piece):
 
     def freeze(self) -> tuple[Any, ...]:
         """Return the page as a hashable value."""
-        return self.kind, self.content, self.refs, self.maps, self.freed
+        return (
+            self.kind,
+            self.content,
+            self.refs,
+            self.maps,
+            self.freed,
+            self.order,
+        )
 
 
 class HostMemory(Part):
@@ -108,8 +118,9 @@ class HostMemory(Part):
             pfn = -(-self.next_pfn // align) * align
             self.next_pfn = pfn + count
         pages = self.pages
+        order = count.bit_length() - 1
         for each in range(pfn, pfn + count):
-            pages[each] = Page(each, kind, content)
+            pages[each] = Page(each, kind, content, order)
         return pfn
 
     def get(self, pfn: int) -> None:

@@ -34,7 +34,6 @@ from kvmarch import (
     Vm,
     faultin_pfn,
     gfn_to_memslot,
-    host_mapping,
     invalidate_tlbs,
     mmu_invalidate_retry,
     op,
@@ -277,10 +276,8 @@ async def _publish(
 
 
 @op(name="build PTE")
-def _build_leaf(
-    vm: Vm, slot: Memslot, gfn: int, found: FaultIn, pages: int
-) -> tuple[int, int]:
-    level = leaf_level(vm, slot, gfn, pages)
+def _build_leaf(vm: Vm, slot: Memslot, gfn: int, found: FaultIn) -> tuple[int, int]:
+    level = leaf_level(vm, slot, gfn, 1 << vm.host.pages[found.pfn].order)
     arch: Radix = vm.arch
     pfn = found.pfn & -arch.pages[level]
     return flags_built_pte(arch.layout, pfn, level, write=found.writable), level
@@ -290,16 +287,14 @@ def _build_leaf(
 async def _from_flags(vcpu: Vcpu, slot: Memslot, gfn: int, write: bool) -> FaultResult:
     """Build the leaf from flags; its size is that of the compound page (to v4.18).
 
-    Simplified: pages of the model have no compound order. It is what the host maps
-    when the page is resolved, and nobody looks again when the leaf is stored (P8).
+    The host may map the page by a smaller entry, and its neighbours not at all (P8).
     """
     vm = vcpu.vm
     seq = await snapshot_mmu_seq(vm)
     found = await faultin_pfn(vm, slot, gfn, write)
     if found.error:
         return "error"
-    _pte, pages = await host_mapping(vm, slot, gfn)
-    pte, level = await _build_leaf(vm, slot, gfn, found, pages)
+    pte, level = await _build_leaf(vm, slot, gfn, found)
     await _publish(vm, found, pte, gfn, level, seq)
     return "guest"
 

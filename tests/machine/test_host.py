@@ -74,7 +74,9 @@ def test_runs_of_pages_are_aligned(host):
 
     assert pfn % 8 == 0
     assert {pfn + i for i in range(8)} < set(host.pages)
+    assert [host.pages[pfn + n].order for n in range(8)] == [3] * 8
     assert host.alloc("anon", 0) == pfn + 8
+    assert host.pages[pfn + 8].order == 0
 
 
 def test_the_zero_page_is_there_and_held(host):

@@ -4,6 +4,7 @@ import pytest
 from kvmarch_ppc.radix_fault import _insert, kvmppc_create_pte
 
 from kvmarch import LOG_DIRTY_PAGES
+from kvmarch.kernel.huge_memory import split_huge
 from kvmarch.kernel.mmap import mprotect
 from kvmarch.kernel.reclaim import collapse
 
@@ -152,6 +153,20 @@ def test_a_slot_that_ends_inside_a_huge_page(radix, plus, level, lost):
 
     assert m.level(0) == level
     assert m.lost == lost
+
+
+@pytest.mark.parametrize(
+    ("release", "level"),
+    [pytest.param((4, 18), 1, id="v4.18"), pytest.param((4, 19), 0, id="v4.19")],
+)
+def test_a_huge_page_that_the_host_maps_by_small_entries(radix, release, level):
+    m = radix(release, huge=True, pages=32)
+    m.slot()
+    m.do(split_huge(m.mm, m.hva(0)))
+    m.access(3)
+
+    assert m.level(3) == level
+    assert not m.lost
 
 
 def test_an_unmapped_table_gives_way_to_a_leaf(radix):
