@@ -27,6 +27,7 @@ from kvmarch.machine.steps import BLOCKED, op
 from kvmarch.machine.world import Part, World
 
 SUBSCRIPTIONS_LOCK = LockClass("subscriptions->lock", rank=68)
+RELEASE_LOCK = LockClass("release mutex", rank=55, sleeps=True)
 
 
 class Subscription:
@@ -59,7 +60,7 @@ class Subscriptions(Part):
         model reads one chain inside another.
     """
 
-    variables = ("list", "open_ranges", "srcu", "lock")
+    variables = ("list", "open_ranges", "srcu", "lock", "release_lock")
 
     def __init__(self, world: World, mm: Mm) -> None:
         self.mm = mm
@@ -68,6 +69,8 @@ class Subscriptions(Part):
         """Starts without their end, over all tasks."""
         self.srcu = Srcu(world, f"{mm.name} notifier srcu")
         self.lock = Lock(world, SUBSCRIPTIONS_LOCK)
+        self.release_lock = Lock(world, RELEASE_LOCK)
+        """A mutex around ->release, which was proposed only."""
 
 
 @op(name="add to notifier list")
@@ -301,35 +304,84 @@ async def _no_bracket(mm: Mm, start: int, end: int) -> None:
 
 # -- the end of a subscription -----------------------------------------------------
 
+release_subscribers = Choice(
+    "release_subscribers", "how the end of an mm releases and unlinks"
+)
+unregister_subscriber = Choice(
+    "unregister_subscriber", "how unregistering releases and unlinks"
+)
+
 
 @op(name="hlist_del_init_rcu")
-def _unlink(mm: Mm, subscription: Subscription) -> None:
-    if subscription in mm.subscriptions.list:
+def _unlink(mm: Mm, subscription: Subscription) -> bool:
+    """Take an entry off the list; return whether it was there."""
+    there = subscription in mm.subscriptions.list
+    if there:
         mm.subscriptions.list.remove(subscription)
+    return there
+
+
+@op(name="hlist_del_rcu")
+def _unlink_once(mm: Mm, subscription: Subscription) -> None:
+    """Take an entry off the list that must be there: its neighbours are followed."""
+    there = _unlink.fn(mm, subscription)
+    if not there:
+        mm.world.violate("warn", f"{subscription.name} is unlinked twice: NULL pointer")
 
 
 @op(name="is it hashed?")
-def _is_hashed(mm: Mm, subscription: Subscription) -> bool:
+def is_hashed(mm: Mm, subscription: Subscription) -> bool:
+    """Return whether a subscriber is on the list."""
     return subscription in mm.subscriptions.list
 
 
+async def call_release(subscription: Subscription) -> None:
+    """Call ->release of one subscriber, if it has one."""
+    if subscription.vm is not None:
+        vm = subscription.vm
+        await vm.k.notifier_release(vm)
+
+
+async def unlink(mm: Mm, subscription: Subscription) -> None:
+    """Take one subscriber off the list, whether it is on it or not."""
+    async with mm.subscriptions.lock.write():
+        await _unlink(mm, subscription)
+
+
 async def mmu_notifier_release(mm: Mm) -> None:
-    """Call ->release of everybody while still on the list, then unlink and wait.
+    """Call ->release of everybody, unlink them and wait for readers.
 
     :Kernel: __mmu_notifier_release(), first thing in exit_mmap().
     """
     if mm.subscriptions is None:
         return
+    await mm.k.release_subscribers(mm)
+    await mm.subscriptions.srcu.synchronize()
+
+
+@release_subscribers.when()
+@release_subscribers.when("notifier-del-init")
+async def release_then_unlink(mm: Mm) -> None:
+    """Call ->release while still on the list, so that nothing is missed meanwhile."""
     async with mm.subscriptions.srcu.read():
         subscribers = await _subscribers(mm)
         for subscription in subscribers:
-            if subscription.vm is not None:
-                vm = subscription.vm
-                await vm.k.notifier_release(vm)
+            await call_release(subscription)
+        for subscription in subscribers:
+            await unlink(mm, subscription)
+
+
+@release_subscribers.when("notifier-unlink-first")
+@release_subscribers.when("notifier-unlink-first", "notifier-del-init")
+async def _unlink_then_release(mm: Mm) -> None:
+    """Unlink each, and call its ->release after that (751efd8610d3, v3.9 only)."""
+    async with mm.subscriptions.srcu.read():
+        subscribers = await _subscribers(mm)
         for subscription in subscribers:
             async with mm.subscriptions.lock.write():
-                await _unlink(mm, subscription)
-    await mm.subscriptions.srcu.synchronize()
+                there = await _unlink(mm, subscription)
+            if there:
+                await call_release(subscription)
 
 
 async def mmu_notifier_unregister(mm: Mm, subscription: Subscription) -> None:
@@ -338,15 +390,40 @@ async def mmu_notifier_unregister(mm: Mm, subscription: Subscription) -> None:
     :Kernel: mmu_notifier_unregister(). Calls ->release if the mm has not; always
         waits for readers.
     """
-    hashed = await _is_hashed(mm, subscription)
+    await mm.k.unregister_subscriber(mm, subscription)
+    await mm.subscriptions.srcu.synchronize()
+
+
+@unregister_subscriber.when()
+async def _release_and_del(mm: Mm, subscription: Subscription) -> None:
+    """Unlink for good what was on the list before (3ad3d901bbcf, to v3.8)."""
+    hashed = await is_hashed(mm, subscription)
     if hashed:
         async with mm.subscriptions.srcu.read():
-            if subscription.vm is not None:
-                vm = subscription.vm
-                await vm.k.notifier_release(vm)
-            async with mm.subscriptions.lock.write():
-                await _unlink(mm, subscription)
-    await mm.subscriptions.srcu.synchronize()
+            await call_release(subscription)
+        async with mm.subscriptions.lock.write():
+            await _unlink_once(mm, subscription)
+
+
+@unregister_subscriber.when("notifier-unlink-first")
+@unregister_subscriber.when("notifier-unlink-first", "notifier-del-init")
+async def _del_and_release(mm: Mm, subscription: Subscription) -> None:
+    """Unlink, and only who did calls ->release (751efd8610d3, v3.9 only)."""
+    async with mm.subscriptions.srcu.read():
+        async with mm.subscriptions.lock.write():
+            there = await _unlink(mm, subscription)
+        if there:
+            await call_release(subscription)
+
+
+@unregister_subscriber.when("notifier-del-init")
+async def release_and_del_init(mm: Mm, subscription: Subscription) -> None:
+    """Call ->release if on the list; unlink if still on it (v3.10 on)."""
+    hashed = await is_hashed(mm, subscription)
+    if hashed:
+        async with mm.subscriptions.srcu.read():
+            await call_release(subscription)
+            await unlink(mm, subscription)
 
 
 CHOICES = (
@@ -354,4 +431,6 @@ CHOICES = (
     set_pte_at_notify,
     change_pte_start,
     change_pte_end,
+    release_subscribers,
+    unregister_subscriber,
 )

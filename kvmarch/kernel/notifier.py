@@ -122,14 +122,14 @@ range_of_slot = Choice(
 )
 
 
-def _no_range(vm: Vm, start: int, end: int) -> None:
+def no_range(vm: Vm, start: int, end: int) -> None:
     """Track nothing: any invalidation makes every fault retry (to v5.11)."""
 
 
-range_of_start.add(_no_range)
+range_of_start.add(no_range)
 range_of_start.add(range_add, "notifier-range-hva")
-range_of_start.add(_no_range, "notifier-range-hva", "notifier-range-gfn")
-range_of_slot.add(_no_range)
+range_of_start.add(no_range, "notifier-range-hva", "notifier-range-gfn")
+range_of_slot.add(no_range)
 range_of_slot.add(range_add, "notifier-range-gfn")
 
 
@@ -158,6 +158,10 @@ invalidate_range_end = Choice(
 )
 
 
+notified_slots = Choice("notified_slots", "which slots start() and end() walk")
+notified_slots.add(slots_in_hva_range)
+
+
 @invalidate_range_start.when()
 async def _start_always_locks(vm: Vm, start: int, end: int, may_block: bool) -> None:
     """Take mmu_lock whether or not a slot overlaps.
@@ -169,7 +173,7 @@ async def _start_always_locks(vm: Vm, start: int, end: int, may_block: bool) -> 
         async with vm.mmu_lock.write():
             await kvm_mmu_invalidate_begin(vm)
             await vm.k.range_of_start(vm, start, end)
-            slots = await slots_in_hva_range(vm, start, end)
+            slots = await vm.k.notified_slots(vm, start, end)
             owed = await _unmap_slots(vm, slots, may_block)
             if owed is not None:
                 await kvm_flush_remote_tlbs(vm)
@@ -192,7 +196,7 @@ async def _start_elides(vm: Vm, start: int, end: int, may_block: bool) -> None:
     await vm.k.invalidation_begins(vm, start, end)
     async with vm.srcu.read():
         await _trace_unmap(vm, start, end)
-        slots = await slots_in_hva_range(vm, start, end)
+        slots = await vm.k.notified_slots(vm, start, end)
         if slots:
             async with vm.mmu_lock.write():
                 await kvm_mmu_invalidate_begin(vm)
@@ -204,12 +208,12 @@ async def _start_elides(vm: Vm, start: int, end: int, may_block: bool) -> None:
 
 
 @invalidate_range_end.when("mn-active-count")
-async def _end_elides(vm: Vm, start: int, end: int) -> None:
+async def end_elides(vm: Vm, start: int, end: int) -> None:
     """Undo start in the same condition, then let a memslot update go on.
 
     :Kernel: kvm_mmu_notifier_invalidate_range_end(), v5.15 on.
     """
-    slots = await slots_in_hva_range(vm, start, end)
+    slots = await vm.k.notified_slots(vm, start, end)
     if slots:
         async with vm.mmu_lock.write():
             await kvm_mmu_invalidate_end(vm)
@@ -478,6 +482,7 @@ CHOICES = (
     invalidation_ends,
     range_of_start,
     range_of_slot,
+    notified_slots,
     invalidate_range_start,
     invalidate_range_end,
     change_pte,

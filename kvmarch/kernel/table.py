@@ -14,6 +14,7 @@ from kvmarch.kernel import (
     memory_region,
     mmu_notifier,
     notifier,
+    notifier_proposals,
     vcpu,
 )
 
@@ -24,6 +25,21 @@ CHANGES: tuple[Change, ...] = (
         (3, 7),
         "6bdb913f0a70",
         source="generic 2.5; the release is from memory there",
+    ),
+    Change(
+        "notifier-unlink-first",
+        "Unlink a notifier first, so that ->release is called once",
+        (3, 9),
+        "751efd8610d3",
+        until=(3, 10),
+        source="generic D18; the releases are from memory",
+    ),
+    Change(
+        "notifier-del-init",
+        "Call ->release before unlinking; let a notifier be unlinked twice",
+        (3, 10),
+        "d34883d4e35c",
+        source="generic D18; the release is from memory",
     ),
     Change(
         "generation-twice",
@@ -208,6 +224,7 @@ CHANGES: tuple[Change, ...] = (
         source="cross-arch 9",
     ),
     *gpc_proposals.CHANGES,
+    *notifier_proposals.CHANGES,
 )
 
 CHOICES: tuple[Choice, ...] = (
