@@ -15,11 +15,14 @@ from kvmarch.cli.commands import cli
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"```console\n\$ (kvmarch [^\n]*)\n(.*?)```", re.DOTALL)
+TABLE = re.compile(r"<!-- (kvmarch [^\n]*) -->\n(.*?)<!-- end -->", re.DOTALL)
+"""A Markdown table that a command prints."""
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 CASES = [
     pytest.param(path, found[1], found[2], id=f"{path.name}: {found[1]}")
     for path in DOCUMENTS
-    for found in BLOCK.finditer(path.read_text("utf-8"))
+    for form in (BLOCK, TABLE)
+    for found in form.finditer(path.read_text("utf-8"))
 ]
 
 
@@ -29,9 +32,9 @@ def test_output_in_documents_is_current(path, command, printed, request):
 
     if request.config.getoption("--promote") and result.output != printed:
         text = path.read_text("utf-8")
-        old = f"```console\n$ {command}\n{printed}```"
-        new = f"```console\n$ {command}\n{result.output}```"
-        path.write_text(text.replace(old, new), "utf-8")
+        for head, end in ((f"$ {command}\n", "```"), (f"{command} -->\n", "<!-- end")):
+            text = text.replace(head + printed + end, head + result.output + end)
+        path.write_text(text, "utf-8")
         pytest.skip("promoted")
     assert result.output == printed
 

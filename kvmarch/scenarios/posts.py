@@ -22,7 +22,7 @@ POSTS = {
 def posts_table(
     plugins: Plugins, choose: Choose, *, check: bool = False, how: How | None = None
 ) -> Table:
-    """Return what the scenarios of the posts say, one row per kernel and property.
+    """Return what the scenarios of the posts say, one row per answer.
 
     :param check: explore every kernel, and say where it is not so.
     """
@@ -31,9 +31,9 @@ def posts_table(
         (
             Column("post"),
             Column("scenario"),
-            Column("kernel"),
             Column("answer"),
-            Column("because", detail=True),
+            Column("arch"),
+            Column("kernels"),
         ),
         keys=2,
     )
@@ -51,33 +51,30 @@ def posts_table(
 def _add(
     table: Table, tag: str, scenario: Scenario, plugins: Plugins, choose: Choose
 ) -> None:
-    rows: dict[str, dict[str, list[str]]] = {}
-    because: dict[str, str] = {}
+    said: dict[tuple[str, str], dict[str, list[str]]] = {}
     for cell, expected in cells_of(scenario, plugins, choose):
         release = cell.where.partition("@")[2].partition("/")[0].rpartition("-")[2]
         kernel = " ".join((release, *cell.changes.split()))
-        answers = rows.setdefault(kernel, {})
         for each in expected:
-            name = "nothing lost" if each.property == "*" else each.property
-            said = name if each.property == "*" else f"{name} {each.verdict}"
-            known = answers.setdefault(said, [])
-            if cell.arch.name not in known:
-                known.append(cell.arch.name)
-            if each.because:
-                because.setdefault(kernel, each.because)
-    for kernel, answers in rows.items():
-        said = "; ".join(
-            f"{answer} ({' '.join(sorted(archs))})" for answer, archs in answers.items()
-        )
-        table.rows.append(
-            {
-                "post": tag.removeprefix("post-"),
-                "scenario": scenario.name,
-                "kernel": kernel,
-                "answer": said,
-                "because": because.get(kernel, ""),
-            }
-        )
+            name, verdict = each.property, each.verdict
+            key = ("nothing lost", "") if name == "*" else (name, verdict)
+            archs = said.setdefault(key, {}).setdefault(kernel, [])
+            if cell.arch.name not in archs:
+                archs.append(cell.arch.name)
+    for (name, verdict), kernels in said.items():
+        by_archs: dict[str, list[str]] = {}
+        for kernel, archs in kernels.items():
+            by_archs.setdefault(" ".join(sorted(archs)), []).append(kernel)
+        for archs_of, found in by_archs.items():
+            table.rows.append(
+                {
+                    "post": tag.removeprefix("post-"),
+                    "scenario": scenario.name,
+                    "answer": f"{name} {verdict}".rstrip(),
+                    "arch": archs_of,
+                    "kernels": ", ".join(found),
+                }
+            )
 
 
 def _check(
