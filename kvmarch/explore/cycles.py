@@ -2,7 +2,7 @@
 
 __all__ = ["find_fair_cycle"]
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from kvmarch.explore.node import BLOCKED_STEP, NUMBER, Node
 from kvmarch.explore.space import Space
@@ -56,19 +56,28 @@ def _moves(space: Space, state: int) -> list[tuple[int, int]]:
         node = space.nodes[i][number]
         change = node.known.get(state & node.mask)
         if change is None:
-            change = node.recall(state)
-        if change is not None and change is not BLOCKED_STEP:
+            # A reduced search has not asked every task whether it can move.
+            change = space.find(state, i)
+        if change is not BLOCKED_STEP:
             found.append((i, state + change))
     return found
 
 
-def _components(space: Space) -> Iterator[list[int]]:
-    """Yield the strongly connected components of more than one state (Tarjan)."""
+def _components(
+    space: Space, roots: Iterable[int], allowed: Collection[int]
+) -> Iterator[list[int]]:
+    """Yield the strongly connected components that have a cycle (Tarjan).
+
+    :param roots: states from which to begin.
+    :param allowed: states that there are.
+    """
     index: dict[int, int] = {}
     low: dict[int, int] = {}
     open_states: list[int] = []
     is_open: set[int] = set()
-    for root in (space.initial,):
+    for root in roots:
+        if root in index:
+            continue
         work = [(root, iter(_moves(space, root)))]
         index[root] = low[root] = 0
         open_states.append(root)
@@ -76,6 +85,8 @@ def _components(space: Space) -> Iterator[list[int]]:
         while work:
             state, moves = work[-1]
             for _task, after in moves:
+                if after not in allowed:
+                    continue
                 if after not in index:
                     index[after] = low[after] = len(index)
                     open_states.append(after)
@@ -114,22 +125,33 @@ def find_fair_cycle(space: Space) -> tuple[int, tuple[int, ...]] | None:
     """
     if not _control_cycle(space):
         return None
-    for component in _components(space):
-        inside = set(component)
-        moving: set[int] = set()
-        can: set[int] = set()
-        done: set[int] = set()
-        for state in component:
-            for i, after in _moves(space, state):
-                can.add(i)
-                if after in inside:
-                    moving.add(i)
-        first = component[0]
-        for i, shift in enumerate(space.shifts):
-            if first >> shift & NUMBER == space.done_of[i]:
-                done.add(i)
-        idle = set(range(space.count)) - moving - done
-        # With queued locks, one that could move somewhere in the cycle will.
-        if moving and not idle & can:
-            return min(component, key=lambda s: s), tuple(sorted(moving))
+    waiting = [_components(space, (space.initial,), space.parents)]
+    while waiting:
+        for component in waiting.pop():
+            inside = set(component)
+            moving, idle_can = _who(space, inside)
+            if moving and not idle_can:
+                return min(component), tuple(sorted(moving))
+            # A smaller cycle may leave out the states in which those could move that
+            # the larger one forgets.
+            rest = {
+                state
+                for state in component
+                if not idle_can.intersection(i for i, _ in _moves(space, state))
+            }
+            if len(rest) < len(inside):
+                waiting.append(_components(space, sorted(rest), rest))
     return None
+
+
+def _who(space: Space, inside: set[int]) -> tuple[set[int], set[int]]:
+    """Return who moves inside a set of states, and who could but only leaves it."""
+    moving: set[int] = set()
+    can: set[int] = set()
+    for state in inside:
+        for i, after in _moves(space, state):
+            can.add(i)
+            if after in inside:
+                moving.add(i)
+    # With queued locks, one that could move somewhere in the cycle will.
+    return moving, can - moving

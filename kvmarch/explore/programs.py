@@ -134,7 +134,7 @@ class SmallProgram:
 
     def fixed(self) -> tuple[type, ...]:
         """Return classes whose objects never change."""
-        return Op, Step, Scope, LockClass, World
+        return Op, Step, Scope, LockClass, World, SmallProgram
 
     def pieces(self) -> tuple[type, ...]:
         """Return no class: there are only variables and locks."""

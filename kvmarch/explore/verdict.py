@@ -66,6 +66,10 @@ def _is_avoidable(search: Search, name: str) -> bool:
             if any(violation.property == name for violation in lost):
                 continue
             after = state + change
+            # A reduced search knows transitions that it has not taken: nobody has
+            # looked at the states to which they lead.
+            if after not in space.parents:
+                continue
             if after not in seen and after not in lost_at_end:
                 seen.add(after)
                 stack.append(after)

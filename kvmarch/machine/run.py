@@ -127,16 +127,17 @@ def run_along(
     """
     begun = world.steps
     taken = _follow(world, tasks, schedule)
+    for task in tasks:
+        if task.path is None:
+            # Whether it waits at its first step can only be seen once it stands there.
+            _advance(world, task, 0)
     left = [task for task in tasks if not task.done]
     end = "done" if not left else "stuck"
     seen = len(world.violations), len(world.events)
     for task in left:
         world.current = task
         # A step that waits has changed nothing; any other one ends the question.
-        if (
-            task.pending is None
-            or task.pending.op.fn(*task.pending.args) is not BLOCKED
-        ):
+        if task.pending.op.fn(*task.pending.args) is not BLOCKED:
             end = "open"
             break
     # What the step that was tried has shown is not of this schedule.
