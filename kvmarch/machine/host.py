@@ -190,6 +190,8 @@ class Vma:
     """May be backed by huge pages (MADV_HUGEPAGE)."""
     mergeable: bool = False
     """KSM may merge its pages (MADV_MERGEABLE)."""
+    hugetlb: bool = False
+    """Holds huge pages and no others (hugetlbfs), so that it tells their size."""
 
 
 class Mm(Part):

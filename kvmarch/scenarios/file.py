@@ -289,8 +289,10 @@ class _Reader:
             self.take(row, where, "touched", bool, True),
             self.take(row, where, "mergeable", bool, False),
             self.take(row, where, "huge", bool, False),
+            self.take(row, where, "hugetlb", bool, False),
         )
-        self.done(row, where, "name, pages, mib, contents, touched, mergeable, huge")
+        known = "name, pages, mib, contents, touched, mergeable, huge, hugetlb"
+        self.done(row, where, known)
         if (made.pages > 0) == (made.mib > 0):
             raise self.refuse(where, "needs either pages or mib, more than 0")
         if made.pages and len(made.contents) > made.pages:

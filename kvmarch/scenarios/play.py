@@ -65,9 +65,11 @@ def set_up(
     for row in scenario.memory:
         size = row.size(1 << mm.page_shift)
         memory[row.name] = (base, size)
-        mm.add_vma(Vma(base, base + size, huge=row.huge, mergeable=row.mergeable))
+        huge = row.huge or row.hugetlb
+        how = {"mergeable": row.mergeable, "hugetlb": row.hugetlb}
+        mm.add_vma(Vma(base, base + size, huge=huge, **how))
         if row.touched:
-            populate(mm, base, base + size, huge=row.huge)
+            populate(mm, base, base + size, huge=huge)
             _fill(machine, row, base)
         base += -(-size >> 30) + 1 << 30
     info = k.arch_info

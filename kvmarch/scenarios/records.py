@@ -29,6 +29,7 @@ class Memory:
     :param contents: what the first pages hold; equal values may be merged by KSM.
         The pages after them hold values of their own.
     :param touched: written by the host before the scenario begins.
+    :param hugetlb: huge pages of hugetlbfs, which are never split.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Memory:
     touched: bool = True
     mergeable: bool = False
     huge: bool = False
+    hugetlb: bool = False
 
     def size(self, page_size: int) -> int:
         """Return the size in bytes."""
