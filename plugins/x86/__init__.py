@@ -21,6 +21,7 @@ from kvmarch_x86 import (
     teardown,
     translate,
     unmap,
+    zap_range,
 )
 from kvmarch_x86.arch_info import ARCH_INFO, machine_layout
 from kvmarch_x86.layout import decode, formats
@@ -71,6 +72,7 @@ def kvmarch_choices() -> Sequence[Choice]:
         *tdp_huge.CHOICES,
         *tdp_unmap.CHOICES,
         *unmap.CHOICES,
+        *zap_range.CHOICES,
     )
 
 

@@ -123,6 +123,15 @@ CHANGES: tuple[Change, ...] = (
         source="x86 6 D17; the release is from memory there",
     ),
     _row(
+        "x86-zap-range-shared",
+        "kvm_zap_gfn_range() zaps the TDP MMU with mmu_lock held for read",
+        (5, 13),
+        "6103bc074048",
+        (5, 15),
+        source="from memory, with its revert 5a324c24b638; x86 4 has what remained of "
+        "it until v5.18",
+    ),
+    _row(
         "x86-unmap-yields",
         "Notifiers that may block give way while they unmap (TDP MMU)",
         (5, 13),
@@ -143,6 +152,13 @@ CHANGES: tuple[Change, ...] = (
         (5, 13),
         "24ae4cfaaa2e",
         source="from memory; x86 3.10 places it between v5.10 and v6.1",
+    ),
+    _row(
+        "x86-zap-range-counts",
+        "kvm_zap_gfn_range() raises the invalidation count",
+        (5, 15),
+        "edb298c663fc",
+        source="x86 6 D11",
     ),
     _row(
         "x86-tdp-fast-fault",
@@ -220,12 +236,6 @@ CHANGES: tuple[Change, ...] = (
         source="never merged: what acbda82a81c7 (v5.18, x86 4) decided against",
     ),
     _row(
-        "x86-start-shared",
-        "Notifiers raise the count and unmap with mmu_lock held for read",
-        None,
-        source="never merged: shows why the count needs the lock for write",
-    ),
-    _row(
         "x86-change-pte-batches-flush",
         "change_pte in the TDP MMU leaves the flush to the caller",
         (5, 18),
@@ -273,6 +283,13 @@ CHANGES: tuple[Change, ...] = (
         (6, 0),
         "b64d740ea7dd",
         source="x86 3.6 places it before v6.1; id and release are from memory",
+    ),
+    _row(
+        "x86-zap-range-blocks-all",
+        "kvm_zap_gfn_range() makes every fault retry, not those on some host address",
+        (6, 1),
+        "6d3085e4d89a",
+        source="x86 6 D11",
     ),
     _row(
         "x86-split-on-fault",

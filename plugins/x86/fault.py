@@ -193,13 +193,14 @@ async def _no_slot(vcpu: Vcpu, gfn: int, access: str, seq: int) -> FaultResult:
 
 
 @op(name="look up memslot, snapshot mmu_invalidate_seq")
-def _look_up(vcpu: Vcpu, gfn: int) -> tuple[Memslot | None, int, bool]:
+def _look_up(vcpu: Vcpu, gfn: int) -> tuple[Memslot | None, int, bool, bool]:
     """Find the memslot and read the sequence count, as one step.
 
     One step is enough: an invalidation changes no memslot, and a memslot update no
     count.
 
-    :returns: memslot, count, and whether an invalidation is in the way already.
+    :returns: memslot, count, whether an invalidation is in the way already, and
+        whether APICv is inhibited and this is its page.
     """
     vm = vcpu.vm
     slot = gfn_to_memslot(vm, gfn, vcpu.as_id)
@@ -210,7 +211,8 @@ def _look_up(vcpu: Vcpu, gfn: int) -> tuple[Memslot | None, int, bool]:
         and slot is not None
         and mmu_invalidate_retry_gfn_unsafe.fn(vm, seq, gfn)
     )
-    return slot, seq, busy
+    first, stop = vm.arch.inhibited
+    return slot, seq, busy, first <= gfn < stop
 
 
 def _may_be_fast(arch: X86Vm, access: str, why: str) -> bool:
@@ -233,7 +235,8 @@ async def page_fault(vcpu: Vcpu, gfn: int, access: str, why: str) -> FaultResult
 
     Simplified: the sequence count is read before a fast fault is tried, though only
     what follows needs it; the second look for invalidations without the lock (v6.9 on)
-    is left out. Harmless, as the look under the lock decides.
+    is left out. Harmless, as the look under the lock decides. What an inhibited APICv
+    leaves to KVM ends KVM_RUN here; nothing more is asked of the vCPU then.
 
     :Kernel: kvm_mmu_page_fault()
     :Locking: kvm->srcu read; takes mmu_lock.
@@ -243,7 +246,7 @@ async def page_fault(vcpu: Vcpu, gfn: int, access: str, why: str) -> FaultResult
         known = await handle_mmio_page_fault(vcpu, gfn)
         if known is not None:
             return known
-    slot, seq, busy = await _look_up(vcpu, gfn)
+    slot, seq, busy, inhibited = await _look_up(vcpu, gfn)
     if slot is not None and _may_be_fast(vm.arch, access, why):
         fixed = await fast_page_fault(vcpu, slot, gfn, access)
         if fixed:
@@ -254,6 +257,8 @@ async def page_fault(vcpu: Vcpu, gfn: int, access: str, why: str) -> FaultResult
         return await _no_slot(vcpu, gfn, access, seq)
     if busy:
         return "guest"
+    if inhibited:
+        return "error"
     found = await faultin_pfn(vm, slot, gfn, access == "write")
     if found.error:
         return "mmio" if found.error == "readonly" else "error"

@@ -107,6 +107,7 @@ class X86Vm(Part):
         "parent_ptes",
         "lost_rmaps",
         "lpage_info",
+        "inhibited",
     )
 
     def __init__(
@@ -167,6 +168,8 @@ class X86Vm(Part):
         entry was overwritten and is no leaf any more (D16 of the fact sheet)."""
         self.lpage_info: dict[tuple[int, int, int], int] = {}
         """By address space, level and first gfn: disallow_lpage, where not zero."""
+        self.inhibited = (0, 0)
+        """First gfn and end of what is emulated since APICv was inhibited."""
 
 
 class X86Vcpu(Part):

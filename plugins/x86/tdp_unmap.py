@@ -4,7 +4,7 @@
     tdp_mmu_iter_cond_resched(); fact sheet x86, 3.3 and 4.
 """
 
-__all__ = ["CHOICES", "unmap_now"]
+__all__ = ["CHOICES", "unmap_now", "walk_exclusively", "walk_shared"]
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -145,14 +145,31 @@ async def _pay(vm: Vm, walk: Walk) -> Walk:
     return walk._replace(here=False, owed=False)
 
 
-async def _give_way(vm: Vm, as_id: int, start: int, end: int) -> Flush | None:
-    """Unmap a range table by table, and drop mmu_lock between them."""
+async def walk_exclusively(vm: Vm, as_id: int, start: int, end: int) -> Flush | None:
+    """Unmap a range table by table, and drop mmu_lock between them.
+
+    :Locking: mmu_lock for write; dropped on the way.
+    """
     walk = await _zap(vm, as_id, Walk(0, start), start, end, False)
     while walk.pa:
         walk = await _pay(vm, walk)
         await vm.mmu_lock.drop_write()
         await vm.mmu_lock.take_write()
         walk = await _zap(vm, as_id, walk, start, end, False)
+    return Flush(start, end) if walk.owed else None
+
+
+async def walk_shared(vm: Vm, as_id: int, start: int, end: int) -> Flush | None:
+    """Unmap a range table by table.
+
+    Simplified: a table is one step, though it is done entry by entry with cmpxchg;
+    harmless because a loser tries again.
+
+    :Locking: mmu_lock for read.
+    """
+    walk = await _zap(vm, as_id, Walk(0, start), start, end, True)
+    while walk.pa:
+        walk = await _zap(vm, as_id, walk, start, end, True)
     return Flush(start, end) if walk.owed else None
 
 
@@ -169,7 +186,7 @@ async def _exclusively(
     the same root.
     """
     if may_block and vm.arch.rules.unmap_yields:
-        return await _give_way(vm, as_id, start, end)
+        return await walk_exclusively(vm, as_id, start, end)
     return await unmap_now(vm, as_id, start, end)
 
 
@@ -181,15 +198,12 @@ async def _shared(
 
     No kernel did so; it is what acbda82a81c7 (v5.18) decided against.
     """
-    lock = vm.mmu_lock
-    await lock.drop_write()
-    async with lock.read():
-        walk = await _zap(vm, as_id, Walk(0, start), start, end, True)
-        while walk.pa:
-            walk = await _zap(vm, as_id, walk, start, end, True)
-        if walk.owed:
+    await vm.mmu_lock.drop_write()
+    async with vm.mmu_lock.read():
+        owed = await walk_shared(vm, as_id, start, end)
+        if owed is not None:
             await kvm_flush_remote_tlbs(vm)
-    await lock.take_write()
+    await vm.mmu_lock.take_write()
     return None
 
 
