@@ -6,6 +6,7 @@ from typing import Any
 
 from kvmarch.changes import Change, Choice
 from kvmarch.kernel import (
+    boot,
     dirty_log,
     gpc,
     gpc_invalidate,
@@ -203,6 +204,13 @@ CHANGES: tuple[Change, ...] = (
         source="generic 2.4",
     ),
     Change(
+        "destroy-checks-balance",
+        "Assert at a VM's end that no invalidation is in progress, unless one is open",
+        (6, 8),
+        "d497a0fab8b8",
+        source="generic 2.7",
+    ),
+    Change(
         "gpc-hva",
         "GPCs of a host address, without a memslot",
         (6, 9),
@@ -228,6 +236,7 @@ CHANGES: tuple[Change, ...] = (
 )
 
 CHOICES: tuple[Choice, ...] = (
+    *boot.CHOICES,
     *mmu_notifier.CHOICES,
     *notifier.CHOICES,
     *memory_region.CHOICES,

@@ -15,10 +15,16 @@ from kvmarch.kernel.mmu_notifier import (
     mmu_notifier_unregister,
 )
 from kvmarch.machine.host import Mm
+from kvmarch.machine.steps import op
 
 HVA = 0x7F00_0000_0000
 PAGE = 4096
 SRCU_WAIT = "wait for readers of mm notifier srcu"
+
+
+@op
+def _pause(vm):
+    """Let others go on."""
 
 
 @pytest.fixture
@@ -134,6 +140,45 @@ def test_release_and_unregister_at_once(one, steps):
     assert exiting.task.done
     assert one.mm.subscriptions.list == []
     assert one.lost == []
+
+
+@pytest.mark.parametrize(
+    ("plus", "minus", "released", "lost"),
+    [
+        pytest.param([], ["notifier-del-init"], 2, ["warn"], id="v3.8-del-twice"),
+        pytest.param(["notifier-unlink-first"], [], 1, [], id="v3.9-unlink-first"),
+        pytest.param([], [], 2, [], id="v3.10-del-init"),
+        pytest.param(["release-mutex"], [], 1, [], id="mutex"),
+    ],
+)
+def test_orders_of_release_and_unregister(bench, plus, minus, released, lost):
+    calls = []
+
+    async def release(vm):
+        calls.append(vm.name)
+        await _pause(vm)
+
+    one = bench(plus=plus, minus=minus, replaced={"notifier_release": release})
+    subscription = one.mm.subscriptions.list[0]
+    one.interleave(
+        one.actor("exit", mmu_notifier_release(one.mm)),
+        one.actor("close", mmu_notifier_unregister(one.mm, subscription)),
+        turn=1,
+    )
+
+    assert len(calls) == released
+    assert one.mm.subscriptions.list == []
+    assert one.lost == lost
+
+
+def test_what_is_unlinked_first_is_not_told_while_it_is_released(bench):
+    one = bench(plus=["notifier-unlink-first"])
+    releasing = one.actor("exit", mmu_notifier_release(one.mm))
+    releasing.past("hlist_del_init_rcu")
+
+    assert one.mm.subscriptions.list == []
+    assert releasing.next != ""
+    releasing.end()
 
 
 def test_unregister_waits_for_a_callback_that_runs(one):
