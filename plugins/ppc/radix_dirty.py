@@ -7,10 +7,10 @@
 __all__ = ["CHOICES", "sync_dirty_log"]
 
 from kvmarch_ppc.radix_pte import PAGE_DIRTY
-from kvmarch_ppc.radix_tree import LPID, Radix, find_leaf, leaf_runs
+from kvmarch_ppc.radix_tree import Radix, find_leaf, leaf_runs, tlbie
 from kvmarch_ppc.radix_unmap import DIRTY_LEAF
 
-from kvmarch import Choice, Memslot, Vm, invalidate_tlbs, op
+from kvmarch import Choice, Memslot, Vm, op
 
 harvest = Choice("ppc_radix_harvest", "how the dirty log clears a dirty leaf")
 
@@ -43,7 +43,7 @@ def _test_clear_dirty(vm: Vm, slot: Memslot, gfn: int) -> int:
     pages = arch.pages[level]
     table.set(index, table.get(index) & ~PAGE_DIRTY)
     first = gfn & -pages
-    invalidate_tlbs(vm, first, first + pages, LPID)
+    tlbie(vm, first, first + pages, pages)
     stop = min(first + pages, slot.end_gfn)
     for each in range(gfn, stop):
         vm.mark_page_dirty(slot, each)

@@ -20,7 +20,7 @@ from kvmarch_ppc.radix_pte import (
     pmd_populate,
     pte_bits_match,
 )
-from kvmarch_ppc.radix_tree import LEAF, LPID, Radix, find_leaf
+from kvmarch_ppc.radix_tree import LEAF, LPID, Radix, find_leaf, tlbie
 from kvmarch_ppc.radix_unmap import kvmppc_unmap_pte
 
 from kvmarch import (
@@ -34,7 +34,6 @@ from kvmarch import (
     Vm,
     faultin_pfn,
     gfn_to_memslot,
-    invalidate_tlbs,
     mmu_invalidate_retry,
     op,
     release_pfn,
@@ -194,7 +193,7 @@ def _unmap_free_table(vm: Vm, table: Table, index: int) -> None:
             # the right translation stays, and the dirty bit is lost.
             below.set(at, 0)
             wrong = (value & arch.layout.rpn_mask) >> arch.layout.page_shift
-            invalidate_tlbs(vm, wrong, wrong + 1, LPID)
+            tlbie(vm, wrong, wrong + 1, 1)
     vm.tables.free(below)
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "leaf_table",
     "make_layout",
     "tlb_tag",
+    "tlbie",
     "translate",
     "vm_create",
 ]
@@ -263,6 +264,27 @@ def translate(vcpu: Vcpu, gfn: int, access: str) -> Translation | str:
         value & PAGE_EXEC != 0,
         value & PAGE_DIRTY != 0,
     )
+
+
+def tlbie(vm: Vm, start: int, end: int, pages: int) -> None:
+    """Make every CPU forget a range at once, as far as it is cached in pages of a size.
+
+    :Kernel: kvmppc_radix_tlbie_page(), radix__flush_tlb_lpid_page(): the size is an
+        operand, and translations of another one stay (fact sheet ppc, 3.11, L3).
+    :param pages: base pages of the leaf that goes.
+    """
+    vm.world.note("tlb_invalidate", start=start, end=end)
+    for vcpu in vm.vcpus:
+        entries = vcpu.tlb.entries
+        if end - start == pages:
+            entries.pop((LPID, start, pages), None)
+        elif entries:
+            for key in [
+                (tag, gfn, span)
+                for tag, gfn, span in entries
+                if tag == LPID and span == pages and start <= gfn < end
+            ]:
+                del entries[key]
 
 
 # -- teardown ----------------------------------------------------------------------

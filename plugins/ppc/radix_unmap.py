@@ -17,9 +17,9 @@ __all__ = [
 
 from kvmarch_ppc.ops import ALL
 from kvmarch_ppc.radix_pte import PAGE_ACCESSED, PAGE_DIRTY, PAGE_PRESENT
-from kvmarch_ppc.radix_tree import LEAF, LPID, Radix, leaf_runs
+from kvmarch_ppc.radix_tree import LEAF, Radix, leaf_runs, tlbie
 
-from kvmarch import Choice, Match, Memslot, Table, Vm, invalidate_tlbs, op
+from kvmarch import Choice, Match, Memslot, Table, Vm, op
 
 PRESENT_LEAF = Match(LEAF)
 DIRTY_LEAF = Match(LEAF | PAGE_DIRTY)
@@ -106,25 +106,27 @@ def kvmppc_unmap_pte(vm: Vm, slot: Memslot | None, table: Table, index: int) -> 
     """
     start, end = _clear(vm, slot, table, index, index + 1)
     if start < end:
-        invalidate_tlbs(vm, start, end, LPID)
+        tlbie(vm, start, end, vm.arch.pages[table.level])
 
 
 def _unmap(vm: Vm, slot: Memslot, start: int, end: int) -> None:
     """Clear the leaves of a range.
 
-    Simplified: one tlbie for neighbouring leaves stands for one per leaf; all are
-    under one hold of mmu_lock.
+    Simplified: one tlbie for neighbouring leaves of a size stands for one per leaf; all
+    are under one hold of mmu_lock.
     """
     first = stop = -1
+    size = 0
     for run in leaf_runs(vm, start, end):
+        pages = vm.arch.pages[run[0].level]
         begin, after = _clear(vm, slot, *run)
-        if begin != stop:
+        if begin != stop or pages != size:
             if first < stop:
-                invalidate_tlbs(vm, first, stop, LPID)
-            first = begin
+                tlbie(vm, first, stop, size)
+            first, size = begin, pages
         stop = after
     if first < stop:
-        invalidate_tlbs(vm, first, stop, LPID)
+        tlbie(vm, first, stop, size)
 
 
 @op(name="kvm_unmap_radix")

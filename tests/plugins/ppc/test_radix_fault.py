@@ -2,6 +2,7 @@
 
 import pytest
 from kvmarch_ppc.radix_fault import _insert, kvmppc_create_pte
+from kvmarch_ppc.radix_tree import LPID
 
 from kvmarch import LOG_DIRTY_PAGES
 from kvmarch.kernel.huge_memory import split_huge
@@ -260,7 +261,19 @@ def test_leaves_under_a_new_leaf(radix, plus, gone):
 
     assert m.entry(5) == large
     assert flushed["start"] == (m.pfn(5) if gone is None else gone)
+    assert ((LPID, 5, 1) in m.vcpu.tlb.entries) == (gone is None)
     assert not m.lost
+
+
+def test_a_tlbie_is_for_one_page_size(radix):
+    m = radix((6, 1), huge=True, pages=32)
+    m.slot()
+    m.access(0)
+    small = m.vcpu.tlb.entries[LPID, 0, 32]._replace(gfn=3, pages=1)
+    m.vcpu.tlb.insert(LPID, small)
+    m.do(m.dontneed(0, 32))
+
+    assert list(m.vcpu.tlb.entries) == [(LPID, 3, 1)]
 
 
 @pytest.mark.parametrize("how", ["read", "write"])
