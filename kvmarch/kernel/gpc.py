@@ -44,6 +44,7 @@ CHANGES = frozenset(
         "gpc-khva-offset",
         "gpc-hva",
         "gpc-retry-in-progress",
+        "gpc-retry-active-count",
         "gpc-range-retry",
         "gpc-wait",
         "gpc-needs-invalidation-v2",

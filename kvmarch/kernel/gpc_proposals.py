@@ -12,12 +12,16 @@ from typing import Any
 from kvmarch.changes import Change
 from kvmarch.kernel.gpc import NO_PFN, Gpc, put_page, set_valid
 from kvmarch.kernel.gpc_invalidate import is_pending
-from kvmarch.kernel.gpc_refresh import count_turn, finish, gpc_to_pfn, look_for_page
+from kvmarch.kernel.gpc_refresh import (
+    BASE,
+    count_turn,
+    finish,
+    gpc_to_pfn,
+    look_for_page,
+)
 from kvmarch.kernel.retry import snapshot_mmu_seq
 from kvmarch.kernel.vm import Vm
 from kvmarch.machine.steps import BLOCKED, op
-
-BASE = "gpc-invalid-while-refreshing"
 
 
 @op(name="is an invalidation pending?")
@@ -243,6 +247,12 @@ CHANGES: tuple[Change, ...] = (
         "Not a post: test in_progress where a GPC must test the active count",
         None,
         source="generic 2.13",
+    ),
+    Change(
+        "gpc-retry-active-count",
+        "Not a post: a GPC as introduced tests the active count, and changes no more",
+        None,
+        source="generic 2.13, D7",
     ),
     Change(
         "gpc-range-retry",

@@ -4,7 +4,7 @@ Models __kvm_gpc_refresh() and hva_to_pfn_retry() of virt/kvm/pfncache.c; generi
 facts 2.13, D7 to D12.
 """
 
-__all__ = ["CHOICES", "count_turn", "finish", "gpc_to_pfn", "look_for_page"]
+__all__ = ["BASE", "CHOICES", "count_turn", "finish", "gpc_to_pfn", "look_for_page"]
 
 from errno import EFAULT, EINVAL
 
@@ -158,22 +158,41 @@ gpc_retry = Choice("gpc_retry", "when a refresh under gpc->lock has to look agai
 
 
 @gpc_retry.when()
+def _hva_or_seq(vm: Vm, seq: int, uhva: int) -> bool:
+    """Test what page faults of the time test (to v5.19).
+
+    :Kernel: mmu_notifier_retry_hva(). in_progress is too late for a cache: it rises
+        only after caches were invalidated.
+    """
+    if (
+        vm.mmu_invalidate_in_progress
+        and vm.mmu_invalidate_range_start <= uhva < vm.mmu_invalidate_range_end
+    ):
+        return True
+    return vm.mmu_invalidate_seq != seq
+
+
+BASE = "gpc-invalid-while-refreshing"
+
+
+@gpc_retry.when(BASE)
+@gpc_retry.when("gpc-retry-active-count")
+@gpc_retry.when(BASE, "gpc-retry-active-count")
 def _count_or_seq(vm: Vm, seq: int, uhva: int) -> bool:
     """Test the count of active invalidations, and then the sequence.
 
-    :Kernel: mmu_notifier_retry_cache(), v6.0 on. in_progress would be too late: it
-        rises only after caches were invalidated.
+    :Kernel: mmu_notifier_retry_cache(), v6.0 on.
     """
     return vm.mn_active_invalidate_count > 0 or vm.mmu_invalidate_seq != seq
 
 
-@gpc_retry.when("gpc-retry-in-progress")
+@gpc_retry.when(BASE, "gpc-retry-in-progress")
 def _progress_or_seq(vm: Vm, seq: int, uhva: int) -> bool:
-    """Test what page faults test; never in any kernel, see _count_or_seq()."""
+    """Test what page faults test, in the loop that tests the count."""
     return vm.mmu_invalidate_in_progress > 0 or vm.mmu_invalidate_seq != seq
 
 
-@gpc_retry.when("gpc-range-retry")
+@gpc_retry.when(BASE, "gpc-range-retry")
 def _range_or_seq(vm: Vm, seq: int, uhva: int) -> bool:
     """Test the hull of active invalidations, and then the sequence.
 
@@ -182,7 +201,7 @@ def _range_or_seq(vm: Vm, seq: int, uhva: int) -> bool:
     return is_pending(vm, uhva) or vm.mmu_invalidate_seq != seq
 
 
-@gpc_to_pfn.when("gpc-invalid-while-refreshing")
+@gpc_to_pfn.when(BASE)
 async def _to_pfn_retry(gpc: Gpc, uhva: int) -> int:
     """Resolve the page with gpc->lock dropped, until no invalidation raced.
 
@@ -212,16 +231,6 @@ async def _to_pfn_retry(gpc: Gpc, uhva: int) -> int:
 def _fill_placeholder(gpc: Gpc, pfn: int, khva: int) -> None:
     gpc.pfn, gpc.khva = pfn, khva
     gpc.vm.world.note("gpc_valid", gpc=gpc.name, pfn=pfn, khva=khva)
-
-
-@op(name="mmu_notifier_retry_hva?")
-def _must_retry_hva(vm: Vm, seq: int, uhva: int) -> bool:
-    if (
-        vm.mmu_invalidate_in_progress
-        and vm.mmu_invalidate_range_start <= uhva < vm.mmu_invalidate_range_end
-    ):
-        return True
-    return vm.mmu_invalidate_seq != seq
 
 
 @gpc_to_pfn.when()
@@ -256,7 +265,7 @@ async def _resolve_as_introduced(vm: Vm, uhva: int) -> int:
             return NO_PFN
         shared = vm.mmu_lock.kind.shared
         async with vm.mmu_lock.read() if shared else vm.mmu_lock.write():
-            retry = await _must_retry_hva(vm, seq, uhva)
+            retry = await vm.k.gpc_retry(vm, seq, uhva)
     return pfn
 
 
