@@ -214,7 +214,7 @@ def watched(kinds: Iterable[type]) -> Iterator[Log]:
     before: list[tuple[type, str, Any]] = []
     absent = object()
     try:
-        for kind in kinds:
+        for kind in dict.fromkeys(kinds):
             for name in kind.variables:  # type: ignore[attr-defined]
                 before.append((kind, name, vars(kind).get(name, absent)))
                 setattr(kind, name, _watch(kind, name))
