@@ -16,6 +16,7 @@ from kvmarch_arm64.pgtable import (
     kvm_pgtable_stage2_relax_perms,
 )
 from kvmarch_arm64.plan import (
+    Known,
     account_page,
     find_vma,
     is_writable,
@@ -85,13 +86,13 @@ def _map(
     access: str,
     why: str,
     found: FaultIn,
-    seq: int,
+    known: Known,
 ) -> int:
     """Map the page unless an invalidation raced; return 0 or an errno."""
     vm = vcpu.vm
-    if mmu_invalidate_retry.fn(vm, seq):
+    if mmu_invalidate_retry.fn(vm, known.seq):
         return -errno.EAGAIN
-    start, pages, pfn, attr = plan_leaf(vcpu, slot, gfn, access, why, found)
+    start, pages, pfn, attr = plan_leaf(vcpu, slot, gfn, access, why, found, known)
     writable = is_writable(slot, access, found)
     always = vm.k.arm64_marks_dirty == "always"
     if writable and always:
@@ -117,18 +118,21 @@ async def user_mem_abort_exclusive(
     vm = vcpu.vm
     ret: int
     known = await find_vma(vcpu, slot, gfn, needs_pages(slot, access, why))
-    if known < 0:
+    if known.seq < 0:
         return -errno.EFAULT
     seq, shares = await _snapshot(vcpu, slot, access, why)
-    found = await faultin_pfn(vm, slot, gfn, access == "write")
+    known = known._replace(seq=seq)
+    found = await faultin_pfn(vm, slot, gfn & -known.pages, access == "write")
     if found.error:
         return -errno.EFAULT
     if shares:
         async with vm.mmu_lock.read():
-            ret = await vm.k.arm64_map_sharing(vcpu, slot, gfn, access, why, found, seq)
+            ret = await vm.k.arm64_map_sharing(
+                vcpu, slot, gfn, access, why, found, known
+            )
     else:
         async with vm.mmu_lock.write():
-            ret = await _map(vcpu, slot, gfn, access, why, found, seq)
+            ret = await _map(vcpu, slot, gfn, access, why, found, known)
     await account_page(vm, found.pfn, is_writable(slot, access, found))
     return ret
 
@@ -140,13 +144,19 @@ async def user_mem_abort_exclusive(
 
 @op(name="read the block's entry")
 def _find_block(
-    vcpu: Vcpu, slot: Memslot, gfn: int, access: str, why: str, found: FaultIn, seq: int
+    vcpu: Vcpu,
+    slot: Memslot,
+    gfn: int,
+    access: str,
+    why: str,
+    found: FaultIn,
+    known: Known,
 ) -> int:
     """Return the level of a block that has to make place for a page; -1 for none."""
     vm = vcpu.vm
-    if mmu_invalidate_retry.fn(vm, seq):
+    if mmu_invalidate_retry.fn(vm, known.seq):
         return -1
-    _start, pages, _pfn, _attr = plan_leaf(vcpu, slot, gfn, access, why, found)
+    _start, pages, _pfn, _attr = plan_leaf(vcpu, slot, gfn, access, why, found, known)
     where = stage2_walk(vm, gfn)
     if not pages or where is None:
         return -1
@@ -189,15 +199,21 @@ map_sharing.add(
 
 @map_sharing.when("arm64-mmu-rwlock", "arm64-logging-read-lock")
 async def _map_in_pieces(
-    vcpu: Vcpu, slot: Memslot, gfn: int, access: str, why: str, found: FaultIn, seq: int
+    vcpu: Vcpu,
+    slot: Memslot,
+    gfn: int,
+    access: str,
+    why: str,
+    found: FaultIn,
+    known: Known,
 ) -> int:
     """Map with plain stores while other faults do the same.
 
     Before f587661f21eb a block was replaced under the read lock: two faults could
     both clear it and link a table each.
     """
-    level = await _find_block(vcpu, slot, gfn, access, why, found, seq)
+    level = await _find_block(vcpu, slot, gfn, access, why, found, known)
     if level >= 0:
         await _clear_block(vcpu, gfn, level)
         await _link_table(vcpu, gfn, level)
-    return await _map(vcpu, slot, gfn, access, why, found, seq)
+    return await _map(vcpu, slot, gfn, access, why, found, known)

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 
 from kvmarch_arm64.geometry import KVM_PGTABLE_LAST_LEVEL
 from kvmarch_arm64.oldmmu import stage2_get_leaf, stage2_set_pmd_huge, stage2_set_pte
-from kvmarch_arm64.plan import account_page, adjust_size, find_vma, is_writable
+from kvmarch_arm64.plan import (
+    Known,
+    account_page,
+    adjust_size,
+    find_vma,
+    is_writable,
+)
 from kvmarch_arm64.s2pte import (
     kvm_pfn_pte,
     kvm_pmd_mkhuge,
@@ -69,17 +75,17 @@ def _map(
     access: str,
     why: str,
     found: FaultIn,
-    seq: int,
+    known: Known,
 ) -> None:
     """Map a page or a block, unless an invalidation raced."""
     vm = vcpu.vm
-    if mmu_invalidate_retry.fn(vm, seq):
+    if mmu_invalidate_retry.fn(vm, known.seq):
         return
     mmu: Mmu = vm.arch
     layout = mmu.layout
     start, pages, pfn = gfn, 1, found.pfn
     if not slot.logs_dirty:
-        start, pages, pfn = adjust_size(vm, slot, gfn, pfn)
+        start, pages, pfn = adjust_size(vm, slot, gfn, pfn, known.pages)
     # layout.dic also says that this release knows no XN for memory.
     new = kvm_pfn_pte(layout, pfn, page_s2(layout, xn=not layout.dic))
     if is_writable(slot, access, found):
@@ -103,13 +109,14 @@ async def user_mem_abort_old(
     """
     vm = vcpu.vm
     known = await find_vma(vcpu, slot, gfn, True)
-    if known < 0:
+    if known.seq < 0:
         return -errno.EFAULT
     seq = await snapshot_mmu_seq(vm)
-    found = await faultin_pfn(vm, slot, gfn, access == "write")
+    known = known._replace(seq=seq)
+    found = await faultin_pfn(vm, slot, gfn & -known.pages, access == "write")
     if found.error:
         return -errno.EFAULT
     async with vm.mmu_lock.write():
-        await _map(vcpu, slot, gfn, access, why, found, seq)
+        await _map(vcpu, slot, gfn, access, why, found, known)
     await account_page(vm, found.pfn, is_writable(slot, access, found))
     return 0

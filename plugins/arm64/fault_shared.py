@@ -20,6 +20,7 @@ from kvmarch_arm64.parallel import (
 )
 from kvmarch_arm64.pgtable import make_leaf
 from kvmarch_arm64.plan import (
+    Known,
     account_page,
     find_vma,
     is_writable,
@@ -67,7 +68,7 @@ def _begin(
     access: str,
     why: str,
     found: FaultIn,
-    seq: int,
+    known: Known,
 ) -> Visit | int:
     """Check for a race, decide what to map, and lock the entry.
 
@@ -78,9 +79,9 @@ def _begin(
     :returns: the entry; an errno; or attributes to relax a leaf by.
     """
     vm = vcpu.vm
-    if mmu_invalidate_retry.fn(vm, seq):
+    if mmu_invalidate_retry.fn(vm, known.seq):
         return -errno.EAGAIN
-    start, pages, pfn, attr = plan_leaf(vcpu, slot, gfn, access, why, found)
+    start, pages, pfn, attr = plan_leaf(vcpu, slot, gfn, access, why, found, known)
     if not pages:
         return attr
     new = make_leaf(vm.arch, pfn, attr, vm.arch.level_of[pages])
@@ -164,16 +165,17 @@ async def user_mem_abort_shared(
     :returns: 0 or an errno.
     """
     vm = vcpu.vm
-    seq = await find_vma(vcpu, slot, gfn, needs_pages(slot, access, why))
-    if seq < 0:
+    known = await find_vma(vcpu, slot, gfn, needs_pages(slot, access, why))
+    if known.seq < 0:
         return -errno.EFAULT
     if not vm.k.arm64_seq_in_mmap_lock:
         seq = await snapshot_mmu_seq(vm)
-    found = await faultin_pfn(vm, slot, gfn, access == "write")
+        known = known._replace(seq=seq)
+    found = await faultin_pfn(vm, slot, gfn & -known.pages, access == "write")
     if found.error:
         return -errno.EFAULT
     async with vm.mmu_lock.read():
-        at = await _begin(vcpu, slot, gfn, access, why, found, seq)
+        at = await _begin(vcpu, slot, gfn, access, why, found, known)
         if not isinstance(at, int):
             ret = await _map_shared(vcpu, at, slot, gfn, access, found)
         else:

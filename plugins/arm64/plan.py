@@ -6,6 +6,7 @@
 
 __all__ = [
     "CHOICES",
+    "Known",
     "account_page",
     "adjust_size",
     "find_vma",
@@ -14,7 +15,7 @@ __all__ = [
     "plan_leaf",
 ]
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvmarch import (
     BLOCKED,
@@ -41,6 +42,17 @@ checks_ends.add(True, "arm64-block-ends")
 CHOICES = (checks_ends,)
 
 
+class Known(NamedTuple):
+    """What a fault knows before it looks for the page.
+
+    :param seq: mmu_invalidate_seq; -1 if there is no VMA.
+    :param pages: of a leaf, as far as the VMA says: those of a block for hugetlb.
+    """
+
+    seq: int
+    pages: int
+
+
 @op(name="find VMA, top up the page cache")
 def find_vma(vcpu: Vcpu, slot: Memslot, gfn: int, tops_up: bool) -> Any:
     """Look at the VMA behind a gfn, and set pages aside for tables.
@@ -49,21 +61,22 @@ def find_vma(vcpu: Vcpu, slot: Memslot, gfn: int, tops_up: bool) -> Any:
     holds nothing afterwards.
 
     :Kernel: find_vma_intersection(), vma_lookup(); kvm_mmu_topup_memory_cache()
-    :returns: mmu_invalidate_seq as it is before mmap_lock is dropped; -1 if there
-        is no VMA.
+    :returns: :class:`Known`, with the sequence as it is before mmap_lock is dropped.
     """
-    # Simplified: the VMA decides the size only for hugetlb, which hosts here do not
-    # have; what is left is whether there is one.
     vm = vcpu.vm
     mm = vm.mm
     if mm.mmap_lock.writer is not None:
         return BLOCKED
-    if mm.find_vma(slot.hva(gfn, vm.page_shift)) is None:
-        return -1
+    vma = mm.find_vma(slot.hva(gfn, vm.page_shift))
+    if vma is None:
+        return Known(-1, 0)
     if tops_up:
         own, most = vcpu.arch, vm.arch.cache_min_pages
         own.mmu_page_cache = max(own.mmu_page_cache, most)
-    return vm.mmu_invalidate_seq
+    pages: int = vm.arch.pmd_pages
+    if not (vma.hugetlb and not slot.logs_dirty and _block_fits(vm, slot, gfn, pages)):
+        pages = 1
+    return Known(vm.mmu_invalidate_seq, pages)
 
 
 def _block_fits(vm: Vm, slot: Memslot, gfn: int, pages: int) -> bool:
@@ -81,11 +94,18 @@ def _block_fits(vm: Vm, slot: Memslot, gfn: int, pages: int) -> bool:
     return not vm.k.arm64_checks_block_ends
 
 
-def adjust_size(vm: Vm, slot: Memslot, gfn: int, pfn: int) -> tuple[int, int, int]:
+def adjust_size(
+    vm: Vm, slot: Memslot, gfn: int, pfn: int, pages: int
+) -> tuple[int, int, int]:
     """Return gfn, pages and pfn of the largest leaf that the host's mapping allows.
 
     :Kernel: transparent_hugepage_adjust()
+    :param pages: what the VMA said; a block is not asked about again.
     """
+    if pages > 1:
+        # Simplified: a frame that no block may begin with is mapped alone, where the
+        # kernel maps as many pages as the block would have.
+        return (gfn & -pages, pages, pfn) if pfn % pages == 0 else (gfn, 1, pfn)
     # Simplified: releases before v5.15 (6011cf68c885) ask the struct page instead
     # of the page table; both say the same while no invalidation is in progress.
     pages: int = vm.arch.pmd_pages
@@ -106,7 +126,13 @@ def is_writable(slot: Memslot, access: str, found: FaultIn) -> bool:
 
 
 def plan_leaf(
-    vcpu: Vcpu, slot: Memslot, gfn: int, access: str, why: str, found: FaultIn
+    vcpu: Vcpu,
+    slot: Memslot,
+    gfn: int,
+    access: str,
+    why: str,
+    found: FaultIn,
+    known: Known,
 ) -> tuple[int, int, int, int]:
     """Return gfn, pages and pfn of the leaf, and its attributes.
 
@@ -123,7 +149,7 @@ def plan_leaf(
         if granule > 1:
             pages = granule
         else:
-            start, pages, pfn = adjust_size(vcpu.vm, slot, gfn, pfn)
+            start, pages, pfn = adjust_size(vcpu.vm, slot, gfn, pfn, known.pages)
     if pages == granule:
         pages = 0
     executable = access == "exec" or mmu.layout.dic
