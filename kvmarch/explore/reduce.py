@@ -12,7 +12,7 @@ __all__ = ["Reduction"]
 
 from dataclasses import dataclass
 
-from kvmarch.explore.node import FIELD, Node
+from kvmarch.explore.node import Node
 from kvmarch.explore.space import Space
 
 
@@ -41,14 +41,10 @@ class Reduction:
     """Chooses the tasks that may go alone.
 
     :param space: the state space; its graphs may grow meanwhile.
-    :param seen: cells that questions between steps read: no step that writes them may
-        go alone.
     """
 
     def __init__(self, space: Space) -> None:
         self.space = space
-        self.where = (1 << FIELD * space.count) - 1
-        """The part of a state that says where the tasks stand."""
         self._alone: dict[int, tuple[int, ...]] = {}
         self._futures: dict[tuple[int, int, frozenset[int]], Future] = {}
         self._grown = -1
@@ -60,7 +56,7 @@ class Reduction:
             self._grown = growth[0]
             self._alone.clear()
             self._futures.clear()
-        places = state & self.where
+        places = state & self.space.where
         found = self._alone.get(places)
         if found is None:
             found = self._alone[places] = self._choose(places)

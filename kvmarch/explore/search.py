@@ -221,9 +221,12 @@ def _expand(search: Search, states: list[int], following: list[int]) -> None:
     find = space.find
     reach = following.append
     reduction = search.reduction
+    where = space.where
     for state in states:
         moved = 0
         waiting = False
+        # A short number, of which to take parts is quicker than of the long one.
+        places = state & where
         if reduction is not None:
             change = _alone(space, reduction, state)
             if change is not None:
@@ -233,20 +236,20 @@ def _expand(search: Search, states: list[int], following: list[int]) -> None:
                 transitions += 1
                 continue
         for i, shift, nodes, done_of in tasks:
-            number = state >> shift & NUMBER
+            number = places >> shift & NUMBER
             if number == done_of[i]:
                 continue
             node = nodes[number]
             change = node.known.get(state & node.mask)
-            if change is None:
-                change = find(state, i)
-            if change is BLOCKED_STEP:
-                waiting = True
-                continue
-            moved += 1
             if type(change) is not int:
-                for violation in change.violations:
+                if change is None:
+                    change = find(state, i)
+                if change is BLOCKED_STEP:
+                    waiting = True
+                    continue
+                for violation in getattr(change, "violations", ()):
                     search.lose(violation, state, i, length)
+            moved += 1
             after = state + change
             if after not in parents:
                 parents[after] = state

@@ -51,6 +51,8 @@ class Space:
         self.names = tuple(task.name for task in program.tasks())
         self.count = len(self.names)
         self.shifts = tuple(FIELD * i for i in range(self.count))
+        self.where = (1 << FIELD * self.count) - 1
+        """The part of a state that says where the tasks stand."""
         self.nodes: list[list[Node]] = [[] for _ in self.names]
         self.runs = 0
         """Steps that were run to find their transition."""
