@@ -176,7 +176,7 @@ gpc_inits_locks.add(False)
 gpc_inits_locks.add(True, "gpc")
 gpc_inits_locks.add(False, "gpc", "gpc-init-once")
 
-gpc_link = Choice("gpc_link", "in which order a cache is made active and listed")
+gpc_link = Choice("gpc_link", "whether a cache is listed before it is active")
 
 
 @op(name="list_add(gpc)")
@@ -284,7 +284,9 @@ gpc_pins_page.add(False)
 gpc_pins_page.add(True, "gpc")
 gpc_pins_page.add(False, "gpc", "gpc-unpinned")
 
-gpc_give_up = Choice("gpc_give_up", "in which order a cache is given up")
+gpc_give_up = Choice(
+    "gpc_give_up", "whether a cache is off the list before it is unusable"
+)
 
 
 @gpc_give_up.when()

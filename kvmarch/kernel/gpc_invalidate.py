@@ -56,6 +56,10 @@ for _name in FLAGGED:
     gpc_is_hit.add(_is_flagged, _name, "gpc-needs-invalidation-always")
 
 
+# Simplified: while no cache is listed, gpc_lock is not taken; harmless because a cache
+# that is listed after this look has not looked for its page yet.
+
+
 @op(name="read gpc_list")
 def _caches(vm: Vm) -> tuple[Gpc, ...]:
     return tuple(vm.gpc_list)

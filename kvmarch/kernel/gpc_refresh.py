@@ -4,7 +4,15 @@ Models __kvm_gpc_refresh() and hva_to_pfn_retry() of virt/kvm/pfncache.c; generi
 facts 2.13, D7 to D12.
 """
 
-__all__ = ["BASE", "CHOICES", "count_turn", "finish", "gpc_to_pfn", "look_for_page"]
+__all__ = [
+    "BASE",
+    "CHOICES",
+    "FIXED",
+    "count_turn",
+    "finish",
+    "gpc_to_pfn",
+    "look_for_page",
+]
 
 from errno import EFAULT, EINVAL
 
@@ -269,12 +277,10 @@ async def _resolve_as_introduced(vm: Vm, uhva: int) -> int:
     return pfn
 
 
-gpc_refresh_locked = Choice("gpc_refresh_locked", "a refresh inside refresh_lock")
-gpc_refresh_locked.add(refresh_locked)
+FIXED = {"gpc_refresh_locked": refresh_locked}
 
 CHOICES = (
     gpc_refresh,
-    gpc_refresh_locked,
     gpc_fixes_offset,
     gpc_to_pfn,
     gpc_retry,

@@ -247,4 +247,4 @@ CHOICES: tuple[Choice, ...] = (
     *gpc_refresh.CHOICES,
 )
 
-FIXED: dict[str, Any] = {**notifier.FIXED}
+FIXED: dict[str, Any] = {**notifier.FIXED, **gpc_refresh.FIXED}
