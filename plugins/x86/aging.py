@@ -6,7 +6,7 @@
 
 __all__ = ["CHOICES", "age_gfn", "test_age_gfn"]
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from kvmarch_x86.rmap_mmu import rmap_age, rmap_test_age
@@ -16,9 +16,9 @@ from kvmarch_x86.spte import (
     mark_spte_for_access_track,
     spte_to_pfn,
 )
-from kvmarch_x86.tdp_tables import runs
+from kvmarch_x86.tdp_tables import rcu_read_lock, rcu_read_unlock, runs
 
-from kvmarch import Choice, Memslot, Table, Vm, age_without_lock
+from kvmarch import Choice, Memslot, Table, Vm, age_without_lock, op
 
 if TYPE_CHECKING:
     from kvmarch_x86.state import Role, X86Vm
@@ -70,23 +70,55 @@ def _track(vm: Vm, table: Table, first: int, stop: int) -> bool:
     return young
 
 
-def age_gfn(vm: Vm, slot: Memslot, start: int, end: int) -> bool:
+@op(name="age leafs")
+def _age(vm: Vm, slot: Memslot, start: int, end: int) -> bool:
+    """Walk and age as one step: mmu_lock keeps everybody out."""
+    if not vm.arch.is_tdp:
+        return rmap_age(vm, slot, start, end)
+    return _age_runs(vm, _leaf_runs(vm, slot.as_id, start, end))
+
+
+@op(name="rcu_read_lock, walk to leafs")
+def _walk(
+    vm: Vm, slot: Memslot, start: int, end: int
+) -> tuple[tuple[Table, int, int], ...]:
+    rcu_read_lock(vm)
+    return tuple(_leaf_runs(vm, slot.as_id, start, end))
+
+
+@op(name="cmpxchg A from leafs, rcu_read_unlock")
+def _age_walked(vm: Vm, walked: tuple[tuple[Table, int, int], ...]) -> bool:
+    for table, _first, _stop in walked:
+        # Is it still a table?
+        vm.tables.at(table.pa)
+    young = _age_runs(vm, walked)
+    rcu_read_unlock(vm)
+    return young
+
+
+async def age_gfn(vm: Vm, slot: Memslot, start: int, end: int) -> bool:
     """Mark every leaf in a range old; return whether one was young.
 
-    From v6.15 this is without mmu_lock, by one cmpxchg whose failure is ignored.
-    Simplified: read and cmpxchg are one step; harmless because a leaf that changes in
-    between only stays young.
+    From v6.15 the TDP MMU does it without mmu_lock, by one cmpxchg per leaf whose
+    failure is ignored. Simplified: read and cmpxchg are one step, for all leaves;
+    harmless because a leaf that changes in between only stays young.
     """
     arch: X86Vm = vm.arch
-    if not arch.is_tdp:
-        return rmap_age(vm, slot, start, end)
+    if arch.is_tdp and not arch.rules.ages_invalid:
+        walked = await _walk(vm, slot, start, end)
+        return await _age_walked(vm, walked)
+    return await _age(vm, slot, start, end)
+
+
+def _age_runs(vm: Vm, runs_of: Iterable[tuple[Table, int, int]]) -> bool:
+    arch: X86Vm = vm.arch
     layout = arch.layout
     young = False
     clear = layout.shadow_accessed_mask
     if arch.rules.age_clears_dirty:
         # Up to v5.12 D goes too: the page hears of it, the log does not (D17).
         clear |= layout.shadow_dirty_mask
-    for table, first, stop in _leaf_runs(vm, slot.as_id, start, end):
+    for table, first, stop in runs_of:
         if not layout.ad:
             young |= _track(vm, table, first, stop)
             continue

@@ -82,6 +82,13 @@ CHANGES: tuple[Change, ...] = (
         source="x86 5 (08f07c800e9d, e25f0e0cd51b); this id is from memory",
     ),
     _row(
+        "x86-rcu-tables",
+        "Free tables of the TDP MMU after a grace period of RCU",
+        (5, 12),
+        "7cca2d0b7e7d",
+        source="x86 2; id and release are from memory",
+    ),
+    _row(
         "x86-frozen-sptes",
         "Freeze entries that are removed with mmu_lock shared until they were flushed",
         (5, 12),

@@ -14,7 +14,7 @@ from kvmarch_x86.spte import (
 from kvmarch_x86.state import X86Vm
 from kvmarch_x86.tdp_tables import lowest, rcu_read_lock, rcu_read_unlock
 
-from kvmarch import READING, Memslot, Table, Vcpu, op
+from kvmarch import READING, Memslot, Table, Vcpu, Vm, op
 
 TRIES = 4
 """How often a fast fault begins again after it lost a race."""
@@ -52,7 +52,9 @@ def _read(table: Table, index: int) -> int:
 
 
 @op(name="cmpxchg SPTE, fast fault")
-def _cmpxchg(table: Table, index: int, old: int, new: int) -> bool:
+def _cmpxchg(vm: Vm, table: Table, index: int, old: int, new: int) -> bool:
+    # Is it still a table?
+    vm.tables.at(table.pa)
     if table.get(index) != old:
         return False
     table.set(index, new)
@@ -114,7 +116,7 @@ async def fast_page_fault(vcpu: Vcpu, slot: Memslot, gfn: int, access: str) -> b
         new = _fixed_entry(arch, slot, old, table.level, access)
         if new == old:
             break
-        done = await _cmpxchg(table, index, old, new)
+        done = await _cmpxchg(vcpu.vm, table, index, old, new)
         if done:
             how = "fixed"
             if new & ~old & layout.writable_mask:

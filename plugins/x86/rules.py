@@ -113,7 +113,9 @@ class Rules(NamedTuple):
     only_leaves: bool
     """Notifiers drop leaves, not tables."""
     uses_rcu: bool
-    """Tables are freed after a grace period, not after a flush."""
+    """Walkers of the TDP MMU are RCU readers; roots may be zapped beside them."""
+    frees_by_rcu: bool
+    """Tables of the TDP MMU are freed after a grace period, not after a flush."""
     invalidates_roots: bool
     """Deleting a memslot makes roots invalid and zaps them later."""
     keeps_roots: bool
@@ -166,6 +168,7 @@ _WHEN: dict[str, tuple[str, bool]] = {
     "flushes_invalid": ("x86-invalid-root-unflushed", False),
     "only_leaves": ("x86-zap-only-leafs", True),
     "uses_rcu": ("x86-rwlock", True),
+    "frees_by_rcu": ("x86-rcu-tables", True),
     "invalidates_roots": ("x86-fast-invalidation", True),
     "keeps_roots": ("x86-roots-kept", True),
     "two_passes": ("x86-two-pass-zap", True),

@@ -131,7 +131,7 @@ def alloc_child(vm: Vm, parent: Table, index: int) -> Table:
 
 def free_table(vm: Vm, table: Table) -> None:
     """Give back a table that is not linked any more, once its readers have left."""
-    if vm.arch.rules.uses_rcu:
+    if vm.arch.rules.frees_by_rcu:
         vm.tables.retire(table)
         vm.rcu.call(lambda: vm.tables.free(table))
     else:
