@@ -117,7 +117,7 @@ def sweep(
         done, cells = len(store.finished()), len(plan.places)
         click.echo(
             f"{results}: {cells} cells, {done} finished; "
-            + (f"the others {where}" if done < cells else "nothing is left to explore"),
+            + (f"{cells - done} left, {where}" if done < cells else "nothing is left"),
             err=True,
         )
         with _bar(done, cells) as progress:

@@ -4,10 +4,12 @@ __all__ = ["at", "embedded", "is_installed"]
 
 import importlib.util
 import logging
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from kvmarch.errors import SweepError
 
@@ -19,8 +21,11 @@ Backend = Callable[[Sequence[A]], Iterator[tuple[int, B | None]]]
 AHEAD = 4
 """Cells that wait at the scheduler for each thread of a worker."""
 
-CONNECT = "15s"
-"""How long a scheduler may take to answer."""
+CONNECT = 10
+"""Seconds within which a scheduler must answer."""
+
+SCHEMES = ("tcp", "tls", "ws", "wss")
+"""How a scheduler may be talked to; all of them listen at a port."""
 
 
 def is_installed() -> bool:
@@ -31,14 +36,33 @@ def is_installed() -> bool:
 def at(function: Callable[[A], B], address: str) -> Backend[A, B]:
     """Explore on the cluster of a scheduler.
 
-    :raises SweepError: the extra ``cluster`` is not installed.
+    :raises SweepError: the extra ``cluster`` is not installed, or nobody is there.
     """
     if not is_installed():
         raise SweepError(
             "--scheduler needs Dask, which is not installed: "
             "pip install 'kvmarch[cluster]'; --jobs does without"
         )
+    _knock(address)
     return lambda tasks: _explore(function, tasks, address, 0)
+
+
+def _knock(address: str) -> None:
+    """Refuse an address at which nobody listens, before anything has begun."""
+    try:
+        parts = urlsplit(address if "://" in address else f"tcp://{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if host is None or port is None or parts.scheme not in SCHEMES:
+        raise SweepError(
+            f"--scheduler {address}: is no address such as tcp://localhost:8786"
+        )
+    try:
+        socket.create_connection((host, port), CONNECT).close()
+    except OSError as error:
+        why = error.strerror or error
+        raise SweepError(f"--scheduler {address}: nobody is there ({why})") from None
 
 
 def embedded(function: Callable[[A], B], workers: int) -> Backend[A, B]:
@@ -70,7 +94,7 @@ def _explore(
             client = distributed.Client(address, timeout=CONNECT, set_as_default=False)
         except (OSError, ValueError) as error:
             said = " ".join(str(error).split())
-            raise SweepError(f"no scheduler at {address}: {said}") from None
+            raise SweepError(f"{address} is no scheduler: {said}") from None
         stack.enter_context(client)
         yield from _stream(distributed, client, function, tasks)
 
