@@ -22,11 +22,19 @@ from kvmarch.errors import ScenarioError
 from kvmarch.kernel import huge_memory, ksm, mmap, reclaim
 from kvmarch.kernel.boot import destroy_vm
 from kvmarch.kernel.dirty_log import clear_dirty_log, get_dirty_log
-from kvmarch.kernel.gpc import Gpc, gpc_activate, gpc_deactivate, gpc_write
-from kvmarch.kernel.memory_region import Region, set_memory_region
+from kvmarch.kernel.gpc import (
+    Gpc,
+    gpc_activate,
+    gpc_deactivate,
+    gpc_write,
+    gpc_write_atomic,
+)
+from kvmarch.kernel.memory_region import Region, pass_updates, set_memory_region
 from kvmarch.kernel.mmu_notifier import (
+    Subscription,
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
+    mmu_notifier_register,
 )
 from kvmarch.kernel.vcpu import guest_access, run_guest
 from kvmarch.machine.host import PFN_SHIFT, PRESENT
@@ -118,6 +126,16 @@ def slot(c: Context, args: Mapping[str, Any]) -> Path[Any]:
 def slot_delete(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     number = args.get("as_id", 0) << 16 | args["id"]
     return set_memory_region(c.machine.vm, Region(number, 0, 0, 0, 0))
+
+
+@verb(
+    "Let memslot updates be over that leave the slots as they were. For setup: it is "
+    "one update after the other, without the steps of each.",
+    count="int",
+    as_id="?int",
+)
+def updates(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    return pass_updates(c.machine.vm, args.get("as_id", 0), args["count"])
 
 
 @verb("KVM_GET_DIRTY_LOG; the result is errno and bitmap.", id="int", as_id="?int")
@@ -243,6 +261,11 @@ def oom_reap(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     return mmap.oom_reap(c.machine.mm, *c.pages(args))
 
 
+@verb("Another driver watches the memory, and refuses every non-blocking start.")
+def driver(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    return mmu_notifier_register(c.machine.mm, Subscription("driver", refuses=True))
+
+
 _HOW = "word:clear_flush_young|clear_young|test_young"
 _PAGE = {"memory": "name", "page": "int"}
 
@@ -323,6 +346,15 @@ def gpc_map_hva(c: Context, args: Mapping[str, Any]) -> Path[Any]:
 @verb("Write through a gfn_to_pfn_cache.", name="name")
 def gpc_store(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     return gpc_write(c.gpcs[args["name"]])
+
+
+@verb(
+    "Write through a gfn_to_pfn_cache from where nobody may sleep: if it must be "
+    "filled, give up.",
+    name="name",
+)
+def gpc_store_atomic(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    return gpc_write_atomic(c.gpcs[args["name"]])
 
 
 @verb("Deactivate a gfn_to_pfn_cache.", name="name")

@@ -1,6 +1,6 @@
 """The verbs: their arguments, and that each runs its kernel path."""
 
-from errno import EEXIST, EINVAL, ENOENT
+from errno import EAGAIN, EEXIST, EINVAL, ENOENT
 
 import pytest
 
@@ -36,6 +36,7 @@ LINES = [
     ("slot id=0 as_id=1 memory=ram gfn=0", EINVAL),
     ("slot_delete id=0", 0),
     ("slot_delete id=5", EINVAL),
+    ("updates count=3", None),
     ("dirty_get id=0", (ENOENT, 0)),
     ("dirty_clear id=0 first=0 pages=64 bits=1", ENOENT),
     ("manual_protect initially_set=yes", None),
@@ -48,6 +49,7 @@ LINES = [
     ("mremap memory=ram to=spare", None),
     ("fork", None),
     ("oom_reap memory=ram", True),
+    ("driver", None),
     ("age memory=ram how=clear_flush_young", True),
     ("age memory=ram how=clear_young", True),
     ("age memory=ram how=test_young", False),
@@ -61,6 +63,7 @@ LINES = [
     # v6.1 has no caches of a host address.
     ("gpc_map_hva name=g memory=ram page=1", EINVAL),
     ("gpc_store name=g", EINVAL),
+    ("gpc_store_atomic name=g", EAGAIN),
     ("gpc_unmap name=g", None),
     ("stream_end", None),
     ("exit_mm", None),
@@ -88,6 +91,21 @@ def test_every_verb_is_tried_here():
         "stream",
         "apicv_inhibit",
     }
+
+
+def test_updates_move_the_generation_only(play):
+    played = play(SCENARIO.format(lines='"updates count=3"'))
+    memslots = played.machine.vm.memslots[0]
+
+    assert memslots.generation == 4
+    assert [slot.id for slot in memslots.slots] == [0]
+
+
+def test_a_driver_refuses_to_be_reaped(play):
+    played = play(SCENARIO.format(lines='"driver", "oom_reap memory=ram"'))
+
+    assert played.results["vmm", 2] is False
+    assert played.machine.vm.mmu_invalidate_in_progress == 0
 
 
 def test_a_stream_goes_on_until_it_is_ended(play):
@@ -181,5 +199,6 @@ def test_which_verbs_return_an_errno():
         "gpc_map",
         "gpc_map_hva",
         "gpc_store",
+        "gpc_store_atomic",
         "gpc_unmap",
     }
