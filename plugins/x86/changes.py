@@ -243,6 +243,12 @@ CHANGES: tuple[Change, ...] = (
         source="never merged: what acbda82a81c7 (v5.18, x86 4) decided against",
     ),
     _row(
+        "x86-zap-all-shared",
+        "Deleting a memslot zaps valid roots with mmu_lock held for read",
+        None,
+        source="never merged: shows what making roots invalid is for",
+    ),
+    _row(
         "x86-change-pte-batches-flush",
         "change_pte in the TDP MMU leaves the flush to the caller",
         (5, 18),

@@ -118,6 +118,8 @@ class Rules(NamedTuple):
     """Tables of the TDP MMU are freed after a grace period, not after a flush."""
     invalidates_roots: bool
     """Deleting a memslot makes roots invalid and zaps them later."""
+    zaps_all_shared: bool
+    """Deleting a memslot zaps roots that stay valid with mmu_lock for read."""
     keeps_roots: bool
     """The TDP MMU holds a reference to each root of its own."""
     two_passes: bool
@@ -170,6 +172,7 @@ _WHEN: dict[str, tuple[str, bool]] = {
     "uses_rcu": ("x86-rwlock", True),
     "frees_by_rcu": ("x86-rcu-tables", True),
     "invalidates_roots": ("x86-fast-invalidation", True),
+    "zaps_all_shared": ("x86-zap-all-shared", True),
     "keeps_roots": ("x86-roots-kept", True),
     "two_passes": ("x86-two-pass-zap", True),
     "four_passes": ("x86-four-pass-zap", True),

@@ -94,10 +94,13 @@ async def zap_all_fast(vm: Vm) -> None:
         await kvm_make_all_cpus_request(vm, vm.k.x86_reload_request)
         if not arch.is_tdp:
             await rmap_zap_obsolete_pages(vm)
-        elif not rules.invalidates_roots:
+        elif not rules.invalidates_roots and not rules.zaps_all_shared:
             await tdp_zap_all(vm)
     if arch.is_tdp and rules.invalidates_roots:
         await zap_invalidated_roots(vm, rules.uses_rcu)
+    elif arch.is_tdp and rules.zaps_all_shared:
+        async with vm.mmu_lock.read(), vm.rcu.read():
+            await tdp_zap_all(vm, shared=True)
 
 
 # -- a memslot is deleted or moved -------------------------------------------------

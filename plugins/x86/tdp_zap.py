@@ -277,7 +277,9 @@ def free_root(vm: Vm, root_pa: int) -> None:
 
 
 @op(name="zap all of the TDP MMU")
-def _zap_next_of_all(vm: Vm, root_pa: int, at: int) -> tuple[int, int, bool]:
+def _zap_next_of_all(
+    vm: Vm, root_pa: int, at: int, shared: bool
+) -> tuple[int, int, bool]:
     """Clear a root down to its last entry but those behind it; go on in the next one.
 
     :param at: the index in the root to go on from; ``ALL`` for its beginning.
@@ -294,34 +296,39 @@ def _zap_next_of_all(vm: Vm, root_pa: int, at: int) -> tuple[int, int, bool]:
             at = ALL
         if at == ALL:
             for level in _passes(arch):
-                found |= _zap_level.fn(vm, pa, level, False)
+                found |= _zap_level.fn(vm, pa, level, shared)
         root = vm.tables.at(pa)
         found |= any(
             is_shadow_present_pte(arch.layout, e)
             for _i, e in root.used(max(at, 0), ENTRIES)
         )
-        following = _zap_entry.fn(vm, pa, max(at, 0), False)
+        following = _zap_entry.fn(vm, pa, max(at, 0), shared)
         if found and arch.rules.flushes_zap_all:
             vm.ledger.owe(0, 1 << arch.gfn_bits)
         if following:
+            # A reference keeps the root while the lock is given up.
+            root.refs += pa != root_pa
             return pa, following, found
+        if pa == root_pa and put_root(vm, pa):
+            free_root(vm, pa)
     return 0, 0, found
 
 
-async def tdp_zap_all(vm: Vm) -> None:
+async def tdp_zap_all(vm: Vm, *, shared: bool = False) -> None:
     """Clear every root, invalid ones included; the roots stay.
 
     It gives way after each entry of a root, and pays before what it owes until then.
 
     :Kernel: kvm_tdp_mmu_zap_all(); with a flush up to v5.17, without from v5.18
-    :Locking: mmu_lock exclusively; dropped on the way.
+    :Locking: mmu_lock exclusively; dropped on the way. For read if ``shared``.
     """
-    pa, at, found = await _zap_next_of_all(vm, 0, ALL)
+    pa, at, found = await _zap_next_of_all(vm, 0, ALL, shared)
     if found and vm.arch.rules.flushes_zap_all:
         await kvm_flush_remote_tlbs(vm)
     while pa:
-        await vm.mmu_lock.drop_write()
-        await vm.mmu_lock.take_write()
-        pa, at, found = await _zap_next_of_all(vm, pa, at)
+        if not shared:
+            await vm.mmu_lock.drop_write()
+            await vm.mmu_lock.take_write()
+        pa, at, found = await _zap_next_of_all(vm, pa, at, shared)
         if found and vm.arch.rules.flushes_zap_all:
             await kvm_flush_remote_tlbs(vm)
