@@ -21,14 +21,15 @@ _PLAIN = (bool, bytes, float, frozenset, int, str, tuple)
 
 
 @cache
-def _wanted(code: CodeType, at: int) -> frozenset[str]:
-    """Return the locals that may still be read from an instruction on.
+def _wanted(code: CodeType, at: int) -> tuple[str, ...]:
+    """Return the locals that may still be read from an instruction on, sorted.
 
+    The dict of a frame's locals has them in the order in which it was asked for them.
     A name that begins with ``_`` and counts attempts only bounds a run; it is no
     state, so that retry loops close.
     """
-    return frozenset(
-        name for name in live_names(code, at) if not name.startswith("_spin")
+    return tuple(
+        sorted(name for name in live_names(code, at) if not name.startswith("_spin"))
     )
 
 
@@ -50,11 +51,12 @@ def standpoint(path: Any, cells: Cells) -> Hashable:
         code, at = frame.f_code, frame.f_lasti
         found.append(code)
         found.append(at)
-        wanted = _wanted(code, at)
         seen = frame.f_locals
-        for name, value in seen.items():
-            if name in wanted:
-                found.append((name, cells.freeze(value)))
+        found.extend(
+            (name, cells.freeze(seen[name]))
+            for name in _wanted(code, at)
+            if name in seen
+        )
         found.extend(cells.freeze(value) for value in _unnamed(inside, seen.values()))
         found.extend(
             _position(thing)

@@ -66,3 +66,28 @@ async def _tries(_spins: int) -> None:
 
 def test_attempts_do_not_count() -> None:
     assert _stand(_tries(1)) == _stand(_tries(2))
+
+
+async def _outer(first: int) -> None:
+    async def inner() -> None:
+        # ``first`` is of the frame around it; ``second`` is set between the steps.
+        await _step()
+        second = 2
+        await _step()
+        assert first + second
+
+    await inner()
+
+
+def test_when_a_frame_was_looked_at_does_not_count() -> None:
+    seldom, often = _outer(1), _outer(1)
+    cells = Cells(Image([]))
+
+    often.send(None)
+    standpoint(often, cells)
+    for path in (seldom, often, seldom):
+        path.send(None)
+
+    assert standpoint(seldom, cells) == standpoint(often, cells)
+    seldom.close()
+    often.close()
