@@ -15,6 +15,7 @@ import gc
 import resource
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from kvmarch.explore.cells import watched
 from kvmarch.explore.cycles import find_fair_cycle
@@ -160,6 +161,18 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def memory_now() -> int:
+    """Return the memory of this process, in KiB.
+
+    Not its highest: what an earlier search took must not cut a later one.
+    """
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    except OSError:
+        return peak_memory()
+    return pages * resource.getpagesize() >> 10
+
+
 def _look_for_livelock(search: Search) -> None:
     space = search.space
     cycle = find_fair_cycle(space)
@@ -180,7 +193,7 @@ def is_out(search: Search, bounds: Bounds, begun: float) -> str:
         return f"{bounds.states} states"
     if bounds.seconds and time.perf_counter() - begun >= bounds.seconds:
         return f"{bounds.seconds} seconds"
-    if bounds.memory and peak_memory() >= bounds.memory << 10:
+    if bounds.memory and memory_now() >= bounds.memory << 10:
         return f"{bounds.memory} MiB"
     return ""
 
