@@ -14,13 +14,14 @@ __all__ = [
     "gpc_check",
     "gpc_deactivate",
     "gpc_write",
+    "gpc_write_atomic",
     "put_page",
     "set_valid",
     "state_of",
     "store_mapping",
 ]
 
-from errno import EINVAL
+from errno import EAGAIN, EINVAL
 from typing import TYPE_CHECKING
 
 from kvmarch.changes import Choice
@@ -55,6 +56,7 @@ CHANGES = frozenset(
         "gpc-needs-invalidation-v3-4",
         "gpc-needs-invalidation-always",
         "gpc-october",
+        "gpc-release-invalidates",
     }
 )
 """Changes without effect where gfn_to_pfn_cache is not built."""
@@ -400,6 +402,22 @@ async def gpc_write(gpc: Gpc, length: int = 8) -> int:
         await _mark_dirty(gpc)
         await gpc.lock.drop_read()
     return 0
+
+
+async def gpc_write_atomic(gpc: Gpc, length: int = 8) -> int:
+    """Write through a cache where nobody may sleep, or give up if it must be filled.
+
+    :Kernel: kvm_xen_set_evtchn_fast(), from an interrupt or for another process.
+    :returns: 0 or EAGAIN.
+    """
+    vm = gpc.vm
+    errno = EAGAIN
+    async with vm.srcu.read(), gpc.lock.read():
+        usable = await gpc_check(gpc, length)
+        if usable:
+            await _write(gpc)
+            errno = 0
+    return errno
 
 
 CHOICES: tuple[Choice, ...] = (

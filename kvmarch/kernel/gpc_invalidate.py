@@ -146,6 +146,16 @@ async def _look_without_lock(vm: Vm, start: int, end: int) -> None:
                     await _invalidate(gpc, start, end)
 
 
+gpc_release = Choice("gpc_release", "whether ->release drops caches")
+gpc_release.add(_no_caches)
+
+
+@gpc_release.when("gpc-release-invalidates")
+async def _invalidate_all(vm: Vm, start: int, end: int) -> None:
+    """Drop every cache, because no invalidation is told any more (never proposed)."""
+    await vm.k.gpc_invalidate(vm, start, end)
+
+
 # -- the hull of active ranges -----------------------------------------------------
 
 
@@ -223,4 +233,4 @@ async def _all_in_one(vm: Vm, start: int, end: int) -> None:
 
 invalidation_ends.add(_untrack, "gpc-october")
 
-CHOICES = (gpc_is_hit, gpc_invalidate, gpc_invalidate_start)
+CHOICES = (gpc_is_hit, gpc_invalidate, gpc_invalidate_start, gpc_release)

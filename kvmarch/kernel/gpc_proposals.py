@@ -314,4 +314,10 @@ CHANGES: tuple[Change, ...] = (
         None,
         source="generic 5: Christopherson, 2024-10-15, counter-series",
     ),
+    Change(
+        "gpc-release-invalidates",
+        "Not a post: ->release drops every GPC",
+        None,
+        source="what would close bugs/gpc-after-release",
+    ),
 )

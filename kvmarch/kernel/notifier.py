@@ -469,6 +469,7 @@ async def notifier_release(vm: Vm) -> None:
     """
     async with vm.srcu.read():
         await vm.k.flush_shadow_all(vm)
+    await vm.k.gpc_release(vm, 0, 1 << 64)
 
 
 FIXED = {
