@@ -301,6 +301,16 @@ def _try_set(vm: Vm, at: _Leaf, new: int) -> bool:
     return True
 
 
+@op(name="stage2_try_set_pte")
+def _try_relax(vcpu: Vcpu, at: _Leaf, new: int) -> bool:
+    """Add permissions; who loses the race leaves its translation, up to v6.6."""
+    vm = vcpu.vm
+    done: bool = _try_set.fn(vm, at, new)
+    if not done and not vm.k.arm64_relax_flush_eagain and not vcpu.arch.stale:
+        vcpu.arch.stale = "left"
+    return done
+
+
 relax_flush = Choice("arm64_relax_flush", "which TLBs forget a leaf that was relaxed")
 relax_flush.add(lambda vcpu, gfn: kvm_tlb_flush_vmid_ipa(vcpu.vm, gfn))
 relax_flush.add(kvm_tlb_flush_vmid_ipa_nsh, "arm64-relax-local-tlbi")
@@ -334,7 +344,7 @@ async def relax_perms_shared(vcpu: Vcpu, gfn: int, attr: int) -> int:
         else:
             new = relaxed(vm, at.old, attr)
             if new != at.old:
-                done = await _try_set(vm, at, new)
+                done = await _try_relax(vcpu, at, new)
                 ret = 0 if done else -errno.EAGAIN
     if not ret or vm.k.arm64_relax_flush_eagain:
         await vm.k.arm64_relax_flush(vcpu, gfn)

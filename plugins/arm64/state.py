@@ -220,6 +220,8 @@ class Arm64Vcpu(Part):
     level that the syndrome of the last fault names; ``active_vmid`` and
     ``reserved_vmid`` are those of the CPU that the vCPU runs on, as is ``walk_cache``:
     address of the last table by the gfns that it covers.
+    ``stale`` is ``left`` once a permission fault has ended without a flush, and ``hit``
+    once the translation that caused it has caused another one.
     """
 
     variables = (
@@ -228,6 +230,7 @@ class Arm64Vcpu(Part):
         "active_vmid",
         "reserved_vmid",
         "walk_cache",
+        "stale",
     )
 
     def __init__(self) -> None:
@@ -236,3 +239,4 @@ class Arm64Vcpu(Part):
         self.active_vmid = 0
         self.reserved_vmid = 0
         self.walk_cache: dict[int, int] = {}
+        self.stale = ""

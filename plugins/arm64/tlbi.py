@@ -52,6 +52,8 @@ def kvm_tlb_flush_vmid_ipa_nsh(vcpu: Vcpu, gfn: int) -> None:
     """
     vcpu.vm.world.note("tlb_invalidate_local", vcpu=vcpu.name, start=gfn, end=gfn + 1)
     vcpu.tlb.drop(vcpu.vm.arch.vmid, gfn, gfn + 1)
+    if vcpu.arch.stale == "left":
+        vcpu.arch.stale = ""
 
 
 def kvm_tlb_flush_vmid_range(vm: Vm, start: int, end: int) -> None:

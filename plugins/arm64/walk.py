@@ -115,12 +115,20 @@ def translate(vcpu: Vcpu, gfn: int, access: str) -> Translation | str:
 
     The access flag is looked at before permissions; hardware sets it by itself if
     VTCR_EL2.HA is set and the CPU can. W is never set by hardware: there is no dirty
-    state in stage 2.
+    state in stage 2. A cached translation that does not allow the access is a fault of
+    its own: hardware does not look whether the entry allows more by now.
 
     :returns: a translation, or ``missing``, ``access``, ``permission``.
     """
     vm = vcpu.vm
     mmu: Mmu = vm.arch
+    cached = vcpu.tlb.lookup(mmu.vmid, gfn)
+    if cached is not None and not cached.allows(access):
+        own = vcpu.arch
+        own.fault_level = mmu.level_of[cached.pages]
+        if own.stale == "left":
+            own.stale = "hit"
+        return "permission"
     found = _cached_walk(vcpu, gfn) if mmu.caches_walks else stage2_walk(vm, gfn)
     if found is None:
         return "missing"

@@ -316,3 +316,16 @@ def test_old_page_is_young_after_an_access(machine, release, haf, exits):
     assert m.field(1, "af") == 1
     assert m.exits() == exits
     assert m.lost == []
+
+
+def test_cached_translation_faults_by_itself(machine):
+    m = machine((6, 12), pages=1)
+    m.slot(flags=LOG_DIRTY_PAGES)
+    m.access(0)
+    m.change(0, m.entry(0) | 1 << 7)
+    before = m.exits()
+
+    assert m.access(0) == "done"
+    assert m.exits() == before
+    assert m.access(0, how="write") == "done"
+    assert m.exits() == before + 1
