@@ -12,7 +12,6 @@ __all__ = ["Reduction"]
 
 from dataclasses import dataclass
 
-from kvmarch.explore.node import Node
 from kvmarch.explore.space import Space
 
 
@@ -114,7 +113,7 @@ class Reduction:
             number = stack.pop()
             if number == done:
                 continue
-            node: Node = nodes[number]
+            node = nodes[number]
             if node.waits & bars:
                 continue
             read |= _bits(node.reads - node.updates)
