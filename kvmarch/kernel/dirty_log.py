@@ -129,13 +129,21 @@ async def _flush_if_generic(vm: Vm, slot: Memslot, owed: Any) -> None:
         await kvm_flush_remote_tlbs_memslot(vm, slot)
 
 
+tail_may_end = Choice(
+    "tail_may_end", "whether a range to clear may end where its slot does"
+)
+tail_may_end.add(False)
+tail_may_end.add(True, "dirty-clear-tail")
+
+
 async def clear_dirty_log(
     vm: Vm, slot_number: int, first_page: int, num_pages: int, bits: int
 ) -> int:
     """Forget chosen pages and protect them again.
 
     :param first_page: a multiple of 64, in pages of the slot.
-    :param num_pages: a multiple of 64, unless the range reaches the slot's end.
+    :param num_pages: a multiple of 64, unless the range reaches the slot's end; until
+        v5.2 a multiple of 64 even then.
     :param bits: which of them, as a number; bit 0 is ``first_page``.
     :returns: 0 or an errno.
     """
@@ -147,7 +155,10 @@ async def clear_dirty_log(
             first_page % WORD
             or first_page > slot.npages
             or num_pages > slot.npages - first_page
-            or (num_pages % WORD and first_page + num_pages != slot.npages)
+            or (
+                num_pages % WORD
+                and not (vm.k.tail_may_end and first_page + num_pages == slot.npages)
+            )
         ):
             return EINVAL
         errno = await vm.k.sync_dirty_log(vm, slot)
@@ -172,4 +183,4 @@ async def clear_dirty_log(
     return 0
 
 
-CHOICES = (take_dirty_log,)
+CHOICES = (take_dirty_log, tail_may_end)

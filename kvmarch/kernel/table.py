@@ -90,6 +90,12 @@ CHANGES: tuple[Change, ...] = (
         source="generic D3",
     ),
     Change(
+        "dirty-clear-tail",
+        "Let KVM_CLEAR_DIRTY_LOG clear up to the end of a slot of any size",
+        (5, 3),
+        source="generic D30: between v5.0 and v5.3; v5.3 is unverified",
+    ),
+    Change(
         "memslots-reinstalled",
         "Reinstall old memslots if the architecture refuses a deletion or move",
         (5, 7),

@@ -212,6 +212,16 @@ def test_ranges_of_clear(manual, first, pages, errno, left):
     assert manual.lost == []
 
 
+@pytest.mark.parametrize(("release", "errno"), [((5, 2), EINVAL), ((5, 3), 0)])
+def test_the_tail_of_a_slot_can_be_cleared(logging, release, errno):
+    one = logging(release)
+    one.access(129, "write")
+    one.vm.manual_protect = True
+
+    assert clear(one, 128, 2) == errno
+    assert get(one) == (0, bits(129) if errno else 0)
+
+
 def test_clearing_what_is_clean_does_nothing(manual):
     names = manual.trace(clear_dirty_log(manual.vm, 0, 64, 64, bits(5)))
 
