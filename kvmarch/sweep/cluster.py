@@ -132,7 +132,8 @@ def _result(distributed: Any, future: Any) -> Any:
         raise
     except distributed.KilledWorker:
         return None
-    except CancelledError:
+    except (CancelledError, OSError):
+        # What a cell raises is told in its outcome, so that this is the connection.
         raise SweepError("the scheduler is gone") from None
     except Exception as error:  # noqa: BLE001 - what a cluster raises is its own
         said = " ".join(str(error).split())
