@@ -158,13 +158,25 @@ def kvmarch_vcpu_create(vcpu: Vcpu) -> Any:
 
 
 @hookspec
-def kvmarch_vcpu_load(vcpu: Vcpu) -> None:
+def kvmarch_vcpu_load(vcpu: Vcpu) -> bool | None:
     """Prepare the guest's translation on the way into the guest.
 
     Called with requests handled and interrupts off, in the step that enters the
     guest: load or make a root, take a tag.
 
     :Kernel: kvm_mmu_reload(), kvm_arm_vmid_update(), kvm_vz_vcpu_load_tlb().
+    :returns: true if the vCPU must not enter yet; ``vcpu_reload`` runs before it
+        tries again.
+    """
+
+
+@hookspec
+def kvmarch_vcpu_reload(vcpu: Vcpu) -> Path[None]:
+    """Do what takes more than the step that enters the guest.
+
+    Called with interrupts on, after ``vcpu_load`` has refused.
+
+    :Kernel: update_vttbr() up to v5.17.
     """
 
 
@@ -416,6 +428,7 @@ OPTIONAL = frozenset(
         "kvmarch_vcpu_create",
         "kvmarch_destroy_vm",
         "kvmarch_vcpu_load",
+        "kvmarch_vcpu_reload",
     }
 )
 """Hooks that a plugin may leave out; the core then does nothing, or the usual."""
@@ -429,6 +442,7 @@ PATHS = frozenset(
         "memslots_updated",
         "page_fault",
         "sync_dirty_log",
+        "vcpu_reload",
     }
 )
 """Operations that are always paths: a plain function is refused for them."""

@@ -295,6 +295,7 @@ async def _nothing_path(*_args: Any) -> None:
 _DEFAULTS: dict[str, Any] = {
     "vcpu_create": _nothing,
     "vcpu_load": _nothing,
+    "vcpu_reload": _nothing_path,
     "handle_request": _nothing,
     "memslots_updated": _nothing_path,
     "sync_dirty_log": _nothing_path,

@@ -22,22 +22,25 @@ FAULT_BOUND = 1000
 
 
 @op(name="enter guest")
-def enter_guest(vcpu: Vcpu) -> None:
+def enter_guest(vcpu: Vcpu) -> bool:
     """Handle requests, load the translation, and be in the guest.
 
     :Kernel: vcpu_enter_guest(): the mode is set before requests are looked at
         again, so one that is made later finds the vCPU in the guest and kicks it.
+    :returns: whether the vCPU is in the guest.
     """
     k = vcpu.k
     if vcpu.requests:
         for request in sorted(vcpu.requests):
             k.handle_request.fn(vcpu, request)
         vcpu.requests.clear()
-    k.vcpu_load.fn(vcpu)
+    if k.vcpu_load.fn(vcpu):
+        return False
     vcpu.mode = IN_GUEST
     ledger = vcpu.vm.ledger
     if ledger.owed:
         ledger.settle(f"guest entry of {vcpu.name}")
+    return True
 
 
 @op(name="guest access")
@@ -128,7 +131,10 @@ async def guest_access(vcpu: Vcpu, gfn: int, access: str) -> str:
         else:
             faults += 1
         if vcpu.mode is not IN_GUEST:
-            await enter_guest(vcpu)
+            entered = await enter_guest(vcpu)
+            if not entered:
+                await vm.k.vcpu_reload(vcpu)
+                continue
         how = await touch(vcpu, gfn, access)
         if isinstance(how, str):
             if how == "done":

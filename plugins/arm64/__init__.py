@@ -137,8 +137,8 @@ def kvmarch_vcpu_create(vcpu: Vcpu) -> Arm64Vcpu:
 
 @hookimpl
 def kvmarch_tlb_tag(vcpu: Vcpu) -> int:
-    """Return the VMID, which all vCPUs of a VM share."""
-    number: int = vcpu.vm.arch.vmid
+    """Return the VMID that the vCPU has entered with."""
+    number: int = vcpu.arch.vmid
     return number
 
 

@@ -73,6 +73,20 @@ _ROWS: tuple[tuple[str, str, tuple[int, int] | None, str, str], ...] = (
         "section 5: between v4.12 and v4.15",
     ),
     (
+        "vmid-generation-lock",
+        "Look at a VM's VMID generation under the lock of those who change it",
+        (4, 17),
+        "f0cf47d939d0",
+        "section 6 row 3; the release is from memory",
+    ),
+    (
+        "vmid-before-generation",
+        "Publish a VMID before its generation, and look without a lock again",
+        (4, 20),
+        "",
+        "section 6 row 3; the release is from memory",
+    ),
+    (
         "xn-default",
         "Memory is not executable until an exec fault",
         (4, 16),

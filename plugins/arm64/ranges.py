@@ -278,7 +278,7 @@ def unmap_step(vm: Vm, pgd: int, start: int, end: int) -> int:
     if pgd:
         work = _unmap(vm, pgd, start, end)
         if work.last:
-            invalidate_tlbs(vm, work.first, work.last)
+            invalidate_tlbs(vm, work.first, work.last, vm.arch.vmid)
     return pgd
 
 

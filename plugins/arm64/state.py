@@ -217,9 +217,10 @@ class Arm64Vcpu(Part):
     """What a vCPU has of its own; it becomes ``vcpu.arch``.
 
     ``mmu_page_cache`` counts table pages set aside for faults; ``fault_level`` is the
-    level that the syndrome of the last fault names; ``active_vmid`` and
-    ``reserved_vmid`` are those of the CPU that the vCPU runs on, as is ``walk_cache``:
-    address of the last table by the gfns that it covers.
+    level that the syndrome of the last fault names; ``vmid`` is what VTTBR_EL2 held when
+    the guest was entered last; ``active_vmid`` and ``reserved_vmid`` are those of the
+    CPU that the vCPU runs on, as is ``walk_cache``: address of the last table by the
+    gfns that it covers.
     ``stale`` is ``left`` once a permission fault has ended without a flush, and ``hit``
     once the translation that caused it has caused another one.
     """
@@ -227,6 +228,7 @@ class Arm64Vcpu(Part):
     variables = (
         "mmu_page_cache",
         "fault_level",
+        "vmid",
         "active_vmid",
         "reserved_vmid",
         "walk_cache",
@@ -236,6 +238,7 @@ class Arm64Vcpu(Part):
     def __init__(self) -> None:
         self.mmu_page_cache = 0
         self.fault_level = KVM_PGTABLE_LAST_LEVEL
+        self.vmid = 0
         self.active_vmid = 0
         self.reserved_vmid = 0
         self.walk_cache: dict[int, int] = {}

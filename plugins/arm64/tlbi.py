@@ -42,7 +42,7 @@ def kvm_tlb_flush_vmid_ipa(vm: Vm, gfn: int) -> None:
     """
     # Simplified: without the level hint (TTL); a leaf is always flushed with the
     # level that it had, so the hint never misses.
-    invalidate_tlbs(vm, gfn, gfn + 1)
+    invalidate_tlbs(vm, gfn, gfn + 1, vm.arch.vmid)
 
 
 def kvm_tlb_flush_vmid_ipa_nsh(vcpu: Vcpu, gfn: int) -> None:
@@ -62,7 +62,7 @@ def kvm_tlb_flush_vmid_range(vm: Vm, start: int, end: int) -> None:
     :Kernel: kvm_tlb_flush_vmid_range(), since v6.6
     """
     if vm.arch.tlbirange:
-        invalidate_tlbs(vm, start, end)
+        invalidate_tlbs(vm, start, end, vm.arch.vmid)
         # Simplified: more than the range; harmless because walks only get longer.
         for vcpu in vm.vcpus:
             vcpu.arch.walk_cache.clear()

@@ -9,11 +9,24 @@ returns nothing, so its VMID is not used again before a rollover, which flushes 
 
 __all__ = ["CHOICES", "Vmids"]
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kvmarch import Choice, Part, Vcpu, Vm, kvm_make_all_cpus_request
+from kvmarch import (
+    Choice,
+    Lock,
+    LockClass,
+    Part,
+    Vcpu,
+    Vm,
+    kvm_make_all_cpus_request,
+    op,
+)
+
+if TYPE_CHECKING:
+    from kvmarch.machine.world import World
 
 _PART = "vmids"
+VMID_LOCK = LockClass("kvm_vmid_lock", rank=60)
 
 
 class Vmids(Part):
@@ -25,14 +38,15 @@ class Vmids(Part):
     in the new one. ``next_vmid`` is where the search goes on; ``used`` is the bitmap.
     """
 
-    variables = ("generation", "next_vmid", "used")
+    variables = ("generation", "next_vmid", "used", "lock")
 
-    def __init__(self, bits: int, first_generation: int) -> None:
+    def __init__(self, world: "World", bits: int, first_generation: int) -> None:
         self.bits = bits
         self.generation = first_generation
         self.next_vmid = 1
         self.used: set[int] = set()
         self.vms: list[Vm] = []
+        self.lock = Lock(world, VMID_LOCK)
 
     @classmethod
     def of(cls, vm: Vm) -> "Vmids":
@@ -41,7 +55,7 @@ class Vmids(Part):
         vmids = world.parts.get(_PART)
         if not isinstance(vmids, cls):
             bits = vm.options["vmid_bits"]
-            vmids = cls(bits, vm.k.arm64_first_generation.fn(bits))
+            vmids = cls(world, bits, vm.k.arm64_first_generation.fn(bits))
             world.add(_PART, vmids)
         vmids.vms.append(vm)
         return vmids
@@ -63,33 +77,98 @@ class Vmids(Part):
 
 first_generation = Choice("arm64_first_generation", "the generation at boot")
 update_vmid = Choice("vcpu_load", "how a VM gets its VMID on the way into the guest")
+reload_vmid = Choice("vcpu_reload", "how a VMID is replaced that is too old")
+waits = Choice(
+    "arm64_vmid_waits", "whether a vCPU waits for those who are changing a VMID"
+)
+publish = Choice("arm64_publish_vmid", "in which order VMID and generation are stored")
 
 first_generation.add(lambda bits: 1)
 first_generation.add(lambda bits: 1 << bits, "arm64-vmid-bitmap")
 
 
-@update_vmid.when()
-def _by_generation(vcpu: Vcpu) -> None:
-    """Take the next VMID if the VM's is of an older generation.
+_LOCKED = "arm64-vmid-generation-lock"
+_ORDERED = "arm64-vmid-before-generation"
 
-    :Kernel: update_vttbr(), need_new_vmid_gen(), up to v5.17
+waits.add(False)
+waits.add(True, _LOCKED)
+waits.add(False, _LOCKED, _ORDERED)
+
+
+@update_vmid.when()
+def _by_generation(vcpu: Vcpu) -> bool:
+    """Load the VMID if it is of the current generation; otherwise do not enter.
+
+    :Kernel: need_new_vmid_gen(), and VTTBR_EL2 in __kvm_vcpu_run(), up to v5.17
     """
-    # Simplified: entry is one step, so that VMID and generation are published
-    # together; the order of the two stores (fact sheet 6 row 3) cannot go wrong.
+    # Simplified: update_vttbr() and the loop around the guest look one after the
+    # other, which is one step here. What gets in between (up to v4.19) would take
+    # another VM that uses up the VMIDs.
     mmu = vcpu.vm.arch
     vmids = mmu.vmids
-    if mmu.vmid_id == vmids.generation:
-        return
+    if mmu.vmid_id != vmids.generation:
+        return True
+    if vcpu.k.arm64_vmid_waits and vmids.lock.writer is not None:
+        return True
+    vcpu.arch.vmid = mmu.vmid
+    return False
+
+
+@op(name="need_new_vmid_gen, roll over")
+def _needs_new(vcpu: Vcpu) -> bool:
+    """Return whether the VM still needs a VMID; begin a generation if none is left."""
+    vm = vcpu.vm
+    vmids = vm.arch.vmids
+    if vm.arch.vmid_id == vmids.generation:
+        return False
     if not vmids.next_vmid:
         vmids.generation += 1
         vmids.next_vmid = 1
-        for vm in vmids.vms:
+        for each in vmids.vms:
             # force_vm_exit(): an interrupt, here with a request that asks nothing.
-            kvm_make_all_cpus_request.fn(vm, "vmid_rollover")
-        vmids.flush_vm_context(vcpu.vm)
+            kvm_make_all_cpus_request.fn(each, "vmid_rollover")
+        vmids.flush_vm_context(vm)
+    return True
+
+
+@op(name="kvm->arch.vmid_gen = kvm_vmid_gen")
+def _store_generation(vcpu: Vcpu) -> None:
+    mmu = vcpu.vm.arch
+    mmu.vmid_id = mmu.vmids.generation
+
+
+@op(name="kvm->arch.vmid = kvm_next_vmid")
+def _store_vmid(vcpu: Vcpu) -> None:
+    mmu = vcpu.vm.arch
+    vmids = mmu.vmids
     mmu.vmid = vmids.next_vmid
-    mmu.vmid_id = vmids.generation
     vmids.next_vmid = vmids.next_vmid + 1 & (1 << vmids.bits) - 1
+
+
+@publish.when()
+async def _generation_first(vcpu: Vcpu) -> None:
+    """Say that the VMID is current before it is (fact sheet 6 row 3)."""
+    await _store_generation(vcpu)
+    await _store_vmid(vcpu)
+
+
+@publish.when(_ORDERED)
+async def _vmid_first(vcpu: Vcpu) -> None:
+    """Store the VMID, and only then what lets others use it."""
+    await _store_vmid(vcpu)
+    await _store_generation(vcpu)
+
+
+@reload_vmid.when()
+async def _update_vttbr(vcpu: Vcpu) -> None:
+    """Take the next VMID if the VM's is of an older generation.
+
+    :Kernel: update_vttbr(), update_vmid(), up to v5.17
+    """
+    async with vcpu.vm.arch.vmids.lock.write():
+        needed = await _needs_new(vcpu)
+        if needed:
+            await vcpu.k.arm64_publish_vmid(vcpu)
 
 
 @update_vmid.when("arm64-vmid-bitmap")
@@ -105,11 +184,13 @@ def _by_bitmap(vcpu: Vcpu) -> None:
     own = vcpu.arch
     if own.active_vmid and mmu.vmid_id ^ vmids.generation < 1 << vmids.bits:
         own.active_vmid = mmu.vmid_id
+        own.vmid = mmu.vmid
         return
     if (mmu.vmid_id ^ vmids.generation) >> vmids.bits:
         mmu.vmid_id = _new_vmid(vmids, vcpu.vm)
         mmu.vmid = mmu.vmid_id & (1 << vmids.bits) - 1
     own.active_vmid = mmu.vmid_id
+    own.vmid = mmu.vmid
 
 
 def _new_vmid(vmids: Vmids, vm: Vm) -> int:
@@ -163,4 +244,4 @@ def _rollover(vmids: Vmids, vm: Vm) -> None:
     vmids.flush_vm_context(vm)
 
 
-CHOICES = (first_generation, update_vmid)
+CHOICES = (first_generation, update_vmid, reload_vmid, waits, publish)

@@ -122,7 +122,7 @@ def translate(vcpu: Vcpu, gfn: int, access: str) -> Translation | str:
     """
     vm = vcpu.vm
     mmu: Mmu = vm.arch
-    cached = vcpu.tlb.lookup(mmu.vmid, gfn)
+    cached = vcpu.tlb.lookup(vcpu.arch.vmid, gfn)
     if cached is not None and not cached.allows(access):
         own = vcpu.arch
         own.fault_level = mmu.level_of[cached.pages]

@@ -21,7 +21,8 @@ def vms(m, count):
 
 
 def enter(m, vm, vcpu=0):
-    m.k.vcpu_load.fn(vm.vcpus[vcpu])
+    while m.k.vcpu_load.fn(vm.vcpus[vcpu]):
+        m.do(m.k.vcpu_reload(vm.vcpus[vcpu]))
 
 
 def cache(vm, gfn=0):
