@@ -55,6 +55,12 @@ CHANGES: tuple[Change, ...] = (
         source="generic 2.4: why the range is a hull",
     ),
     Change(
+        "log-protects-first",
+        "Protect pages for the dirty log before the bitmap is taken",
+        None,
+        source="generic D30: a mutation worth testing",
+    ),
+    Change(
         "release-mutex",
         "Serialize ->release of an mm's end and of unregistering by a mutex",
         None,
