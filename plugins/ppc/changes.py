@@ -171,6 +171,13 @@ CHANGES: tuple[Change, ...] = (
         "kvmppc_core_commit_memory_region_pr()",
     ),
     _row(
+        "ppc-shadow-fault-fails",
+        "PR and e500 end KVM_RUN with an error if the host has no page for a fault",
+        None,
+        source="a hazard in every release; no fix was seen: kvmppc_mmu_map_page() "
+        "returns -EINVAL, and only -EIO ends KVM_RUN; e500 ignores the error",
+    ),
+    _row(
         "ppc-pr-dirty-log-xchg",
         "PR takes the dirty bitmap word by word before it unmaps the slot",
         None,

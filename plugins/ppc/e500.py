@@ -212,16 +212,18 @@ def _is_noted(vcpu: Vcpu, gfn: int) -> bool:
     return gfn in vcpu.arch.refs
 
 
-async def kvmppc_e500_shadow_map(vcpu: Vcpu, slot: Memslot, gfn: int) -> bool:
-    """Find the page and note it; return whether that is done.
+async def kvmppc_e500_shadow_map(vcpu: Vcpu, slot: Memslot, gfn: int) -> str:
+    """Find the page and note it.
 
     The page is always looked up for writing.
+
+    :returns: ``done``, ``stale`` if an invalidation was faster, ``denied``.
     """
     vm = vcpu.vm
     seq = await snapshot_mmu_seq(vm)
     found = await faultin_pfn(vm, slot, gfn, True)
     if found.error:
-        return False
+        return "denied"
     early = vm.k.ppc_releases_under_lock
     async with vm.mmu_lock.write():
         stale = await mmu_invalidate_retry(vm, seq)
@@ -231,13 +233,14 @@ async def kvmppc_e500_shadow_map(vcpu: Vcpu, slot: Memslot, gfn: int) -> bool:
             await release_pfn(vm, found.pfn)
     if not early:
         await release_pfn(vm, found.pfn)
-    return not stale
+    return "stale" if stale else "done"
 
 
 async def page_fault(vcpu: Vcpu, gfn: int, access: str, why: str) -> FaultResult:
     """Handle a TLB miss: write the entry of a note, or map the page.
 
-    If the host has no page, nothing is mapped, and the guest faults again.
+    If the host has no page, nothing is mapped, and the guest faults again: for ever,
+    unless a signal ends KVM_RUN.
 
     :Kernel: kvmppc_handle_exit(), kvmppc_mmu_map(), kvmppc_e500_tlb0_map().
     """
@@ -245,11 +248,15 @@ async def page_fault(vcpu: Vcpu, gfn: int, access: str, why: str) -> FaultResult
     if slot is None or slot.invalid:
         return "mmio"
     noted = await _is_noted(vcpu, gfn)
+    how = "done"
     if not noted or why == "permission":
-        noted = await kvmppc_e500_shadow_map(vcpu, slot, gfn)
-    if noted:
+        how = await kvmppc_e500_shadow_map(vcpu, slot, gfn)
+    if how == "done":
         await _write_stlbe(vcpu, gfn)
-    return "guest"
+    result: FaultResult = "guest"
+    if how == "denied":
+        result = vcpu.vm.k.ppc_shadow_denied
+    return result
 
 
 # -- notifier and dirty log --------------------------------------------------------

@@ -315,7 +315,8 @@ def _unmap_page(vcpu: Vcpu, gfn: int) -> None:
 async def page_fault(vcpu: Vcpu, gfn: int, access: str, why: str) -> FaultResult:
     """Map a page of the guest by a shadow HPTE.
 
-    If the host has no page, nothing is mapped, and the guest faults again.
+    If the host has no page, nothing is mapped, and the guest faults again: for ever,
+    unless a signal ends KVM_RUN.
 
     :Kernel: kvmppc_handle_pagefault(), kvmppc_mmu_map_page().
     """
@@ -329,7 +330,8 @@ async def page_fault(vcpu: Vcpu, gfn: int, access: str, why: str) -> FaultResult
     seq = await snapshot_mmu_seq(vm)
     found = await faultin_pfn(vm, slot, gfn, access == "write")
     if found.error:
-        return "guest"
+        result: FaultResult = vm.k.ppc_shadow_denied
+        return result
     await _cache_next(vcpu)
     early = vm.k.ppc_releases_under_lock
     async with vm.mmu_lock.write():

@@ -8,6 +8,12 @@ __all__ = ["CHOICES", "commit_memory_region", "flush_memslot"]
 
 from kvmarch import Choice, Memslot, Vm, kvm_flush_remote_tlbs
 
+denied = Choice(
+    "ppc_shadow_denied", "how a fault ends for which the host has no page (PR, e500)"
+)
+denied.add("guest")
+denied.add("error", "ppc-shadow-fault-fails")
+
 drops_memslot = Choice(
     "ppc_shadow_drops_memslot", "whether PR and e500 forget a memslot that changes"
 )
@@ -32,4 +38,4 @@ async def commit_memory_region(
         await kvm_flush_remote_tlbs(vm)
 
 
-CHOICES = (drops_memslot,)
+CHOICES = (denied, drops_memslot)

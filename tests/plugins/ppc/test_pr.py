@@ -73,12 +73,20 @@ def test_a_read_only_hpte_is_removed_before_a_write(pr):
     assert not m.lost
 
 
-def test_a_page_that_may_not_be_written_is_tried_for_ever(pr):
-    m = pr((6, 1))
+@pytest.mark.parametrize("mmu", ["pr", "e500"])
+@pytest.mark.parametrize(
+    ("plus", "how"),
+    [
+        pytest.param((), "livelock", id="tried for ever"),
+        pytest.param(("ppc-shadow-fault-fails",), "error", id="with a fix"),
+    ],
+)
+def test_a_page_that_may_not_be_written(machine, mmu, plus, how):
+    m = machine((6, 1), mmu=mmu, plus=plus)
     m.slot()
     m.do(mprotect(m.mm, m.hva(1), m.hva(2), write=False))
 
-    assert m.access(1, "write") == "livelock"
+    assert m.access(1, "write") == how
 
 
 @pytest.mark.parametrize("release", RELEASES)
