@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import kvmarch
 from kvmarch.changes import RELEASES, find_release, show_release
 from kvmarch.errors import KernelError, SweepError, UnknownNameError
 from kvmarch.plugins import Plugins, all_changes, link
@@ -133,24 +132,26 @@ def model_of(plugins: Plugins) -> str:
 
     Two processes, or two days, with the same digest give the same verdicts.
     """
-    core = Path(kvmarch.__file__).parent
     files = {
-        f"kvmarch/{path.relative_to(core)}": path
-        for path in core.rglob("*.py")
-        if path.relative_to(core).parts[0] not in NO_MODEL
+        name: path
+        for name, path in _source("kvmarch")
+        if name.split("/")[1].removesuffix(".py") not in NO_MODEL
     }
-    for name, arch in plugins.loaded.items():
-        package = arch.operations["arch"].__module__.partition(".")[0]
-        spec = importlib.util.find_spec(package)
-        for top in (spec and spec.submodule_search_locations) or ():
-            files |= {
-                f"{name}/{path.relative_to(top)}": path
-                for path in Path(top).rglob("*.py")
-            }
-        if spec and spec.origin:
-            files[name] = Path(spec.origin)
+    for arch in plugins.loaded.values():
+        files |= _source(arch.operations["arch"].__module__.partition(".")[0])
     sum_of_all = hashlib.sha256()
     for name in sorted(files):
         sum_of_all.update(f"{name}\0".encode())
         sum_of_all.update(hashlib.sha256(files[name].read_bytes()).digest())
     return sum_of_all.hexdigest()[:16]
+
+
+def _source(package: str) -> Iterator[tuple[str, Path]]:
+    """Yield the modules of a package, each with its name; or the one that it is."""
+    spec = importlib.util.find_spec(package)
+    folders = (spec and spec.submodule_search_locations) or ()
+    for folder in folders:
+        for path in Path(folder).rglob("*.py"):
+            yield f"{package}/{path.relative_to(folder)}", path
+    if spec and spec.origin and not folders:
+        yield package, Path(spec.origin)

@@ -221,6 +221,7 @@ def test_without_dask_a_scheduler_is_refused(toys, monkeypatch):
 
 def test_with_dask_the_embedded_cluster_is_the_default(toys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: object())
+    monkeypatch.setattr("kvmarch.sweep.cluster._knock", lambda _address: None)
 
     assert "embedded cluster of 2" in places_of_work(toys, None, None, 2)[1]
     assert places_of_work(toys, 3, None, 2)[1] == "in 3 processes"
