@@ -217,8 +217,8 @@ class Arm64Vcpu(Part):
     """What a vCPU has of its own; it becomes ``vcpu.arch``.
 
     ``mmu_page_cache`` counts table pages set aside for faults; ``fault_level`` is the
-    level that the syndrome of the last fault names; ``vmid`` is what VTTBR_EL2 held when
-    the guest was entered last; ``active_vmid`` and ``reserved_vmid`` are those of the
+    level that the syndrome of the last fault names; ``vmid`` is that of the
+    last entry into the guest; ``active_vmid`` and ``reserved_vmid`` are those of the
     CPU that the vCPU runs on, as is ``walk_cache``: address of the last table by the
     gfns that it covers.
     ``stale`` is ``left`` once a permission fault has ended without a flush, and ``hit``

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kvmarch.machine.world import World
 
 _PART = "vmids"
-VMID_LOCK = LockClass("kvm_vmid_lock", rank=60)
+VMID_LOCK = LockClass("kvm_vmid_lock", rank=60, shared=True)
 
 
 class Vmids(Part):
@@ -169,6 +169,24 @@ async def _update_vttbr(vcpu: Vcpu) -> None:
         needed = await _needs_new(vcpu)
         if needed:
             await vcpu.k.arm64_publish_vmid(vcpu)
+
+
+@op(name="need_new_vmid_gen")
+def _is_old(vcpu: Vcpu) -> bool:
+    mmu = vcpu.vm.arch
+    return bool(mmu.vmid_id != mmu.vmids.generation)
+
+
+@reload_vmid.when(_LOCKED)
+async def _look_with_lock(vcpu: Vcpu) -> None:
+    """Wait for those who are changing a VMID, then look (v4.17 to v4.19)."""
+    async with vcpu.vm.arch.vmids.lock.read():
+        old = await _is_old(vcpu)
+    if old:
+        await _update_vttbr(vcpu)
+
+
+reload_vmid.add(_update_vttbr, _LOCKED, _ORDERED)
 
 
 @update_vmid.when("arm64-vmid-bitmap")

@@ -108,3 +108,27 @@ def test_sixteen_bits(machine):
     enter(m, m.vm)
     assert m.mmu.vmid_id == 1 << 16 | 1
     assert m.mmu.vmid == 1
+
+
+@pytest.mark.parametrize(
+    ("release", "until", "vmid"),
+    [
+        pytest.param((4, 16), "vmid", 0, id="v4.16 generation first"),
+        pytest.param((4, 17), "vmid", None, id="v4.17 waits"),
+        pytest.param((4, 20), "vmid_gen", None, id="v4.20 VMID first"),
+    ],
+)
+def test_entry_while_a_vmid_is_published(machine, release, until, vmid):
+    """Fact sheet 6 row 3."""
+    m = machine(release, vcpus=2)
+    task = m.task("vcpu0", m.k.vcpu_reload(m.vm.vcpus[0]))
+    source = {"vmid": "kvm_next_vmid", "vmid_gen": "kvm_vmid_gen"}[until]
+    m.advance(task, f"kvm->arch.{until} = {source}")
+
+    refused = m.k.vcpu_load.fn(m.vm.vcpus[1])
+    assert refused is (vmid is None)
+    if not refused:
+        assert m.k.tlb_tag.fn(m.vm.vcpus[1]) == vmid
+    m.finish(task)
+    enter(m, m.vm, 1)
+    assert m.k.tlb_tag.fn(m.vm.vcpus[1]) == 1
