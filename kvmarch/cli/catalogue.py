@@ -7,14 +7,17 @@ import sys
 import click
 
 from kvmarch.cli.commands import choose_of, cli, load_plugins, print_table
-from kvmarch.cli.shared import arch_option, output_options
+from kvmarch.cli.shared import arch_option, jobs_option, output_options
 
 
 @cli.command()
 @click.option("--check", is_flag=True, help="Search every kernel; 1 if one differs.")
+@jobs_option
 @arch_option
 @output_options
-def bugs(check: bool, arch: tuple[str, ...], style: str, output: str | None) -> None:
+def bugs(
+    check: bool, jobs: int, arch: tuple[str, ...], style: str, output: str | None
+) -> None:
     """List historical bugs and candidates, with the schedule that shows each."""
     from kvmarch.scenarios.catalogue import bugs_table
 
@@ -23,18 +26,25 @@ def bugs(check: bool, arch: tuple[str, ...], style: str, output: str | None) -> 
             click.echo(f"\r\033[K{name}", err=True, nl=False)
 
     choose = choose_of(arch, (), (), (), ())
-    table = bugs_table(load_plugins(), choose, check=check, progress=progress)
+    table = bugs_table(
+        load_plugins(), choose, check=check, jobs=jobs, progress=progress
+    )
     progress("")
     print_table(table, style, output)
 
 
 @cli.command()
 @click.option("--check", is_flag=True, help="Search every kernel; 1 if one differs.")
+@jobs_option
 @arch_option
 @output_options
-def posts(check: bool, arch: tuple[str, ...], style: str, output: str | None) -> None:
+def posts(
+    check: bool, jobs: int, arch: tuple[str, ...], style: str, output: str | None
+) -> None:
     """Answer the five posts that kvmarch began with."""
     from kvmarch.scenarios.posts import posts_table
 
     choose = choose_of(arch, (), (), (), ())
-    print_table(posts_table(load_plugins(), choose, check=check), style, output)
+    print_table(
+        posts_table(load_plugins(), choose, check=check, jobs=jobs), style, output
+    )

@@ -12,6 +12,7 @@ from kvmarch.cli.shared import (
     check_table_style,
     choose_options,
     emit,
+    jobs_option,
     trace_output_options,
     with_options,
 )
@@ -75,14 +76,7 @@ def print_trace(trace: Any, style: str, output: str | None) -> None:
 @click.argument("scenario", required=False)
 @click.option("--all", "every", is_flag=True, help="Every scenario that expects any.")
 @how_options
-@click.option(
-    "--jobs",
-    "-j",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Processes that share the cells.",
-)
+@jobs_option
 @click.option("--replay", metavar="SCHEDULE", help="Run one schedule step by step.")
 @click.option(
     "--shorten", metavar="SCHEDULE", help="Make one shorter that loses a property."

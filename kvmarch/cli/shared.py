@@ -8,6 +8,7 @@ __all__ = [
     "check_table_style",
     "choose_options",
     "emit",
+    "jobs_option",
     "output_options",
     "settings_of",
     "trace_output_options",
@@ -98,6 +99,16 @@ arch_option = click.option(
     multiple=True,
     metavar="NAME",
     help="Architecture; several may be given, also with commas.",
+)
+
+
+jobs_option = click.option(
+    "--jobs",
+    "-j",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes that share the cells.",
 )
 
 

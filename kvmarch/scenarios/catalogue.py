@@ -9,9 +9,11 @@ from typing import Any
 
 from kvmarch.plugins import Plugins
 from kvmarch.report.table import Column, Table
-from kvmarch.scenarios.cells import Explored, How, cells_of, explore_cell
+from kvmarch.scenarios.cells import How
 from kvmarch.scenarios.compare import Choose
 from kvmarch.scenarios.file import find, library, load
+from kvmarch.scenarios.outcome import Outcome
+from kvmarch.scenarios.parallel import results_of, works_of
 from kvmarch.scenarios.records import Bug, Scenario
 
 FOUND = "found.json"
@@ -43,22 +45,19 @@ def bug_names(plugins: Plugins, choose: Choose) -> list[str]:
     return names
 
 
-def measure(explored: Iterable[Explored]) -> dict[str, Any]:
-    """Return what the first cell shows in which the bug's property is lost."""
-    for cell in explored:
-        for expected in cell.expected:
-            if expected.verdict == "never":
-                continue
-            for verdict in cell.verdicts:
-                schedule = cell.schedule(verdict)
-                if verdict.property == expected.property and schedule is not None:
-                    return {
-                        "property": verdict.property,
-                        "kernel": cell.cell.where.partition("@")[2],
-                        "shortest": schedule.steps,
-                        "states": cell.search.states,
-                        "schedule": str(schedule),
-                    }
+def measure(outcomes: Iterable[Outcome]) -> dict[str, Any]:
+    """Return what the first cell shows in which a property is lost that is to be."""
+    for outcome in outcomes:
+        for row in outcome.rows:
+            if row["schedule"] and row["expected"] not in {"", "never"}:
+                kernel = row["schedule"].partition("@")[2].rpartition(":")[0]
+                return {
+                    "property": row["property"],
+                    "kernel": kernel,
+                    "shortest": row["shortest"],
+                    "states": row["states"],
+                    "schedule": row["schedule"],
+                }
     return {}
 
 
@@ -76,6 +75,7 @@ def bugs_table(
     *,
     check: bool = False,
     how: How | None = None,
+    jobs: int = 1,
     progress: Callable[[str], None] = lambda _name: None,
     names: Iterable[str] = (),
 ) -> Table:
@@ -83,25 +83,21 @@ def bugs_table(
 
     :param check: explore every kernel of which a scenario says something, and say
         where it is not so.
-    :param progress: called with the id of each bug before it is explored.
+    :param jobs: processes among which the kernels are shared.
+    :param progress: called with the id of a bug when one of its kernels is done.
     :param names: the bugs; all if it is empty.
     """
     table = Table("Bugs that the search finds again", COLUMNS)
     recorded = _recorded()
     candidates: list[tuple[Scenario, Bug, dict[str, Any]]] = []
-    for name in tuple(names) or bug_names(plugins, choose):
-        scenario = load(find(name, plugins.scenario_folders()))
+    chosen = tuple(names) or bug_names(plugins, choose)
+    scenarios = [load(find(name, plugins.scenario_folders())) for name in chosen]
+    if check:
+        recorded = _check(table, scenarios, plugins, choose, how, jobs, progress)
+    for scenario in scenarios:
         bug = scenario.bug
         assert bug is not None
-        found = recorded.get(name, {})
-        if check:
-            progress(name)
-            explored = [
-                explore_cell(cell, plugins, how, expected)
-                for cell, expected in cells_of(scenario, plugins, choose)
-            ]
-            found = measure(explored)
-            _judge(table, explored, found)
+        found = recorded.get(scenario.name, {})
         if bug.status == "candidate":
             candidates.append((scenario, bug, found))
         else:
@@ -115,22 +111,37 @@ def bugs_table(
     return table
 
 
-def _judge(table: Table, explored: list[Explored], found: dict[str, Any]) -> None:
-    """Add to the table what is not as the scenario says."""
-    for each in explored:
-        for expected, got in each.failures():
+def _check(
+    table: Table,
+    scenarios: list[Scenario],
+    plugins: Plugins,
+    choose: Choose,
+    how: How | None,
+    jobs: int,
+    progress: Callable[[str], None],
+) -> dict[str, dict[str, Any]]:
+    """Explore every kernel; add to the table what is not as the scenarios say."""
+    works = list(works_of(scenarios, plugins, choose, how))
+    outcomes: dict[int, Outcome] = {}
+    for number, outcome in results_of(works, plugins, jobs):
+        progress(works[number].scenario.name)
+        outcomes[number] = outcome
+    found = {}
+    for scenario in scenarios:
+        mine = [
+            outcomes[number]
+            for number, work in enumerate(works)
+            if work.scenario is scenario
+        ]
+        found[scenario.name] = measure(mine)
+        for outcome in mine:
+            table.notes.extend(outcome.notes)
+            if outcome.status == 1 or not table.status:
+                table.status = outcome.status
+        if mine and not found[scenario.name]:
             table.status = 1
-            table.notes.append(
-                f"FAILED {each.cell.where}: {expected.property} {expected.verdict} was "
-                f"expected, not {got}"
-            )
-        if each.search.cut:
-            table.status = table.status or 3
-            table.notes.append(f"{each.cell.where}: cut at {each.search.cut}")
-    if explored and not found:
-        table.status = 1
-        name = explored[0].cell.scenario.name
-        table.notes.append(f"FAILED {name}: the bug is found in no kernel")
+            table.notes.append(f"FAILED {scenario.name}: the bug is found in no kernel")
+    return found
 
 
 def _row(scenario: Scenario, bug: Bug, found: dict[str, Any]) -> dict[str, Any]:

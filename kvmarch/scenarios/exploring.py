@@ -13,7 +13,7 @@ from kvmarch.scenarios.cells import Cell, How, cells_of
 from kvmarch.scenarios.compare import Choose
 from kvmarch.scenarios.file import find, library, load
 from kvmarch.scenarios.outcome import COLUMNS
-from kvmarch.scenarios.parallel import do_work, in_processes, try_work, works_of
+from kvmarch.scenarios.parallel import results_of, works_of
 from kvmarch.scenarios.records import Scenario
 
 
@@ -45,14 +45,8 @@ def explore_table(
         raise ExploreError(
             "nothing to explore: no such kernel has such an architecture"
         )
-    if jobs == 1:
-        for work in works:
-            do_work(work, plugins).add_to(table)
-        return table
-    outcomes = dict(in_processes(try_work, works, jobs))
+    outcomes = dict(results_of(works, plugins, jobs))
     for number in range(len(works)):
-        if outcomes[number].error:
-            raise ExploreError(outcomes[number].error)
         outcomes[number].add_to(table)
     return table
 

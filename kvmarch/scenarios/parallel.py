@@ -4,7 +4,7 @@ A cell goes to a process by name, not as a machine: the process loads the plugin
 itself. What comes back is plain values.
 """
 
-__all__ = ["Work", "do_work", "in_processes", "try_work", "works_of"]
+__all__ = ["Work", "do_work", "in_processes", "results_of", "try_work", "works_of"]
 
 import functools
 import gc
@@ -93,6 +93,24 @@ def try_work(work: Work) -> Outcome:
         return do_work(work)
     except KvmarchError as error:
         return Outcome(error=str(error))
+
+
+def results_of(
+    works: Sequence[Work], plugins: Plugins, jobs: int
+) -> Iterator[tuple[int, Outcome]]:
+    """Yield the number and the outcome of each cell, in the order they are ready.
+
+    :param jobs: processes; this one alone if it is 1.
+    :raises KvmarchError: a cell could not be explored.
+    """
+    if jobs == 1:
+        for number, work in enumerate(works):
+            yield number, do_work(work, plugins)
+        return
+    for number, outcome in in_processes(try_work, works, jobs):
+        if outcome.error:
+            raise ExploreError(outcome.error)
+        yield number, outcome
 
 
 def in_processes(

@@ -4,9 +4,10 @@ __all__ = ["POSTS", "posts_table"]
 
 from kvmarch.plugins import Plugins
 from kvmarch.report.table import Column, Table
-from kvmarch.scenarios.cells import Explored, How, cells_of, explore_cell
+from kvmarch.scenarios.cells import How, cells_of
 from kvmarch.scenarios.compare import Choose
 from kvmarch.scenarios.file import find, library, load
+from kvmarch.scenarios.parallel import results_of, works_of
 from kvmarch.scenarios.records import Scenario
 
 POSTS = {
@@ -20,11 +21,17 @@ POSTS = {
 
 
 def posts_table(
-    plugins: Plugins, choose: Choose, *, check: bool = False, how: How | None = None
+    plugins: Plugins,
+    choose: Choose,
+    *,
+    check: bool = False,
+    how: How | None = None,
+    jobs: int = 1,
 ) -> Table:
     """Return what the scenarios of the posts say, one row per answer.
 
     :param check: explore every kernel, and say where it is not so.
+    :param jobs: processes among which the kernels are shared.
     """
     table = Table(
         "Five posts, answered by search",
@@ -37,14 +44,22 @@ def posts_table(
         ),
         keys=2,
     )
+    scenarios: list[Scenario] = []
     for tag, question in POSTS.items():
         table.notes.append(f"{tag}: {question}")
         for name in library():
             scenario = load(find(name, plugins.scenario_folders()))
             if tag in scenario.tags:
                 _add(table, tag, scenario, plugins, choose)
-                if check:
-                    _check(table, scenario, plugins, choose, how)
+                scenarios.append(scenario)
+    if check:
+        works = list(works_of(scenarios, plugins, choose, how))
+        outcomes = dict(results_of(works, plugins, jobs))
+        for number in range(len(works)):
+            outcome = outcomes[number]
+            table.notes.extend(outcome.notes)
+            if outcome.status == 1 or not table.status:
+                table.status = outcome.status
     return table
 
 
@@ -74,17 +89,4 @@ def _add(
                     "arch": archs_of,
                     "kernels": ", ".join(found),
                 }
-            )
-
-
-def _check(
-    table: Table, scenario: Scenario, plugins: Plugins, choose: Choose, how: How | None
-) -> None:
-    for cell, expected in cells_of(scenario, plugins, choose):
-        explored: Explored = explore_cell(cell, plugins, how, expected)
-        for row, got in explored.failures():
-            table.status = 1
-            table.notes.append(
-                f"FAILED {cell.where}: {row.property} {row.verdict} was expected, "
-                f"not {got}"
             )

@@ -1,40 +1,53 @@
 """What several tests look at, explored once."""
 
-from dataclasses import dataclass
+import os
 
 import pytest
 
 from kvmarch.explore.search import Bounds
 from kvmarch.plugins import load as load_plugins
-from kvmarch.scenarios.catalogue import measure
-from kvmarch.scenarios.cells import How, explore_cell
+from kvmarch.scenarios.cells import How
+from kvmarch.scenarios.parallel import Work, results_of
 
 PLUGINS = load_plugins()
+HOW = How(bounds=Bounds(seconds=120))
 
 
-@dataclass
-class Looked:
-    """What is left of an explored cell; the search itself would fill the memory."""
-
-    failures: list
-    cut: str
-    schedules: list
-    measured: dict
+def work_of(cell, expected):
+    """Return a cell as something to be explored in any process."""
+    return Work(cell.scenario, cell.arch.name, cell.release, cell.choose, expected, HOW)
 
 
 @pytest.fixture(scope="session")
-def look():
-    """Return a function that explores a cell, or remembers that it did."""
-    seen = {}
+def look(request):
+    """Return a function that gives a cell's outcome.
+
+    All cells that the session asks for are explored in processes of their own, one
+    for each CPU, while the tests run.
+    """
+    params = [
+        item.callspec.params
+        for item in request.session.items
+        if hasattr(item, "callspec")
+    ]
+    works = {
+        row["cell"].where: work_of(row["cell"], row["expected"])
+        for row in params
+        if {"cell", "expected"} <= row.keys()
+    }
+    places = list(works)
+    jobs = min(os.cpu_count() or 1, len(places))
+    ready = {}
+    coming = results_of(list(works.values()), PLUGINS, max(jobs, 2))
 
     def look_at(cell, expected):
-        if cell.where not in seen:
-            how = How(bounds=Bounds(seconds=120))
-            explored = explore_cell(cell, PLUGINS, how, expected)
-            schedules = [(v.property, explored.schedule(v)) for v in explored.verdicts]
-            seen[cell.where] = Looked(
-                explored.failures(), explored.search.cut, schedules, measure([explored])
-            )
-        return seen[cell.where]
+        while cell.where in works and cell.where not in ready:
+            number, outcome = next(coming)
+            ready[places[number]] = outcome
+        if cell.where not in ready:
+            [(_number, outcome)] = results_of([work_of(cell, expected)], PLUGINS, 1)
+            ready[cell.where] = outcome
+        return ready[cell.where]
 
-    return look_at
+    yield look_at
+    coming.close()
