@@ -319,6 +319,13 @@ CHANGES: tuple[Change, ...] = (
         source="x86 5; the release is from memory there",
     ),
     _row(
+        "x86-split-includes-last",
+        "Split the huge page of the last gfn when user space clears the log",
+        (6, 8),
+        "1aa4bb916808",
+        source="x86 6 D18; the release is from memory there",
+    ),
+    _row(
         "x86-early-retry",
         "Look for an invalidation before mmu_lock is taken",
         (6, 9),

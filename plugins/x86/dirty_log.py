@@ -103,7 +103,13 @@ def _protect_huge(vm: Vm, slot: Memslot, gfn: int, mask: int) -> Flush | None:
     owed: Flush | None = None
     for first in range(start & -pages, last + 1, pages):
         if arch.is_tdp:
-            if arch.rules.splits_eagerly and arch.eager_split:
+            # Up to v6.7 an inclusive end was taken for an exclusive one (D18).
+            stop = last + arch.rules.split_includes_last
+            if (
+                arch.rules.splits_eagerly
+                and arch.eager_split
+                and max(first, start) < stop
+            ):
                 split_huge_now(vm, slot.as_id, first, first + pages)
             flush = wrprot_gfn(vm, slot.as_id, max(first, start), 2)
         else:

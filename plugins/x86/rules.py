@@ -144,6 +144,8 @@ class Rules(NamedTuple):
     """Dirty logging begins with mmu_lock for read."""
     log_flushes: bool
     """Beginning to log flushes whether or not an entry changed."""
+    split_includes_last: bool
+    """Clearing the log splits the huge page of the last gfn too."""
     splits_eagerly: bool
     """Huge pages are split when dirty logging begins."""
     collapses_tables: bool
@@ -185,6 +187,7 @@ _WHEN: dict[str, tuple[str, bool]] = {
     "protects_mmu_writable": ("x86-write-protect-by-mmu-writable", True),
     "logs_shared": ("x86-log-shared", True),
     "log_flushes": ("x86-log-always-flushes", True),
+    "split_includes_last": ("x86-split-includes-last", True),
     "splits_eagerly": ("x86-eager-split", True),
     "collapses_tables": ("x86-collapse-tables", True),
     "recovers": ("x86-recover-huge-pages", True),
