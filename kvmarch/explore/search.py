@@ -185,6 +185,9 @@ def _look_for_livelock(search: Search) -> None:
             -1,
             len(space.path_to(state)) - 1,
         )
+        # What goes through the cycle may still leave it and end.
+        if state not in search.stuck:
+            search.lost_at["ends"].discard(state)
 
 
 def is_out(search: Search, bounds: Bounds, begun: float) -> str:

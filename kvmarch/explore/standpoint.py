@@ -2,12 +2,11 @@
 
 __all__ = ["standpoint"]
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import is_dataclass
 from functools import cache
 from gc import get_referents
-from operator import length_hint
 from types import CodeType, CoroutineType, GeneratorType
 from typing import Any
 
@@ -16,7 +15,17 @@ from kvmarch.explore.cells import Cells
 from kvmarch.explore.liveness import live_names
 
 _PATHS = (CoroutineType, GeneratorType)
-_PLAIN = (bool, bytes, float, frozenset, int, str, tuple)
+_BACKWARDS: tuple[type, ...] = (reversed, type(reversed([])))
+_ITERATORS: tuple[type, ...] = (
+    *_BACKWARDS,
+    enumerate,
+    zip,
+    *(type(iter(kind())) for kind in (bytearray, bytes, dict, list, set, str, tuple)),
+    *map(type, (iter({}.values()), iter({}.items()), iter(range(1)))),
+    *(type(iter(text)) for text in ("", "\u2028")),
+)
+"""Iterators that say what is left of what they run over."""
+_PLAIN = (bool, bytearray, bytes, deque, float, frozenset, int, list, set, str, tuple)
 """Types, beside dataclasses, of what a path may keep without giving it a name."""
 
 
@@ -58,12 +67,26 @@ def standpoint(path: Any, cells: Cells) -> Hashable:
             if name in seen
         )
         found.extend(cells.freeze(value) for value in _unnamed(inside, seen.values()))
-        found.extend(
-            _position(thing)
-            for thing in inside
-            if isinstance(thing, Iterator) and not isinstance(thing, _PATHS)
-        )
+        for thing in inside:
+            if isinstance(thing, _PATHS):
+                if thing is not path:
+                    _check_over(thing)
+            elif isinstance(thing, Iterator):
+                found.append(_position(thing, cells))
     return tuple(found)
+
+
+def _check_over(kept: Any) -> None:
+    """Check that a generator or path that a frame keeps will do nothing more.
+
+    :raises ExploreError: it might; where it stands is not seen.
+    """
+    frame = kept.gi_frame if isinstance(kept, GeneratorType) else kept.cr_frame
+    if frame is not None:
+        raise ExploreError(
+            f"the {type(kept).__name__} {kept.__name__} is kept over a step; how far "
+            "it has come cannot be seen"
+        )
 
 
 def _unnamed(inside: Iterable[Any], named: Iterable[Any]) -> Iterator[Any]:
@@ -80,20 +103,24 @@ def _unnamed(inside: Iterable[Any], named: Iterable[Any]) -> Iterator[Any]:
             yield thing
 
 
-def _position(iterator: Any) -> Hashable:
-    """Return how far a loop has come whose iterator no local shows.
+def _position(iterator: Any, cells: Cells) -> Hashable:
+    """Return what a loop has still before it whose iterator no local shows.
+
+    Where it came from may be gone: a loop is the last to read what it runs over.
 
     :raises ExploreError: it cannot be seen.
     """
     kind = type(iterator)
-    if kind is enumerate or kind is zip:
-        inside = iterator.__reduce__()[1]
-        return kind.__name__, *(
-            _position(i) if isinstance(i, Iterator) else i for i in inside
-        )
-    left = length_hint(iterator, -1)
-    if left < 0:
+    if kind not in _ITERATORS:
         raise ExploreError(
             f"a {kind.__name__} is kept over a step; how far it has come cannot be seen"
         )
-    return kind.__name__, left
+    _make, inside, *at = iterator.__reduce__()
+    if kind is enumerate or kind is zip:
+        return kind.__name__, *(
+            _position(i, cells) if isinstance(i, Iterator) else i for i in inside
+        )
+    items = inside[0]
+    if at:
+        items = items[: at[0] + 1] if kind in _BACKWARDS else items[at[0] :]
+    return kind.__name__, cells.freeze(items)
