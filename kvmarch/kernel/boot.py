@@ -135,6 +135,18 @@ def _forget_or_warn(vm: Vm) -> None:
         )
 
 
+@check_counts.when(
+    "mn-active-count", "destroy-checks-balance", "destroy-forgives-nothing"
+)
+def _forget_and_warn(vm: Vm) -> None:
+    """Warn of every invalidation in progress, whoever cut its end off (not merged)."""
+    vm.mn_active_invalidate_count = 0
+    vm.warn(
+        vm.mmu_invalidate_in_progress > 0,
+        "VM is destroyed while an invalidation is in progress",
+    )
+
+
 async def destroy_vm(vm: Vm, subscription: Subscription) -> None:
     """Destroy a VM when its last file descriptor is closed.
 

@@ -61,6 +61,12 @@ CHANGES: tuple[Change, ...] = (
         source="generic D30: a mutation worth testing",
     ),
     Change(
+        "destroy-forgives-nothing",
+        "Assert at a VM's end that no invalidation is in progress, open or not",
+        None,
+        source="generic 2.7: d497a0fab8b8 without its exception",
+    ),
+    Change(
         "release-mutex",
         "Serialize ->release of an mm's end and of unregistering by a mutex",
         None,

@@ -105,6 +105,16 @@ def test_an_invalidation_in_progress_at_the_end(bench, release, active, left, lo
     assert one.lost == lost
 
 
+def test_an_open_start_is_warned_of_where_nothing_is_forgiven(bench):
+    one = bench((6, 8), plus=["destroy-forgives-nothing"])
+    one.slot()
+    one.do(mmu_notifier_invalidate_range_start(one.mm, HVA, HVA + PAGE))
+    one.do(close(one))
+
+    assert one.vm.mn_active_invalidate_count == 0
+    assert one.lost == ["warn"]
+
+
 @pytest.mark.parametrize("steps", range(0, 30, 2))
 def test_aging_while_the_process_exits(bench, steps):
     one = bench()
