@@ -16,6 +16,7 @@ from kvmarch.changes import Kernel
 from kvmarch.explore.cells import Image
 from kvmarch.format.table import SparseTable, TablePool
 from kvmarch.kernel.checks import OpenRange
+from kvmarch.kernel.gpc import Gpc
 from kvmarch.kernel.mmu_notifier import Subscriptions
 from kvmarch.kernel.vm import Vm
 from kvmarch.machine.host import HostMemory, HostPte, Mm, Page, Vma
@@ -40,6 +41,7 @@ _UNTOLD: Mapping[type, tuple[str, ...]] = {
     Tlb: ("spans",),
     Vm: ("next_key", "logging"),
     Page: ("content",),
+    Gpc: ("turns",),
 }
 """Variables that are left out, by kind."""
 
