@@ -199,7 +199,7 @@ def _explained(trace: Trace) -> list[str]:
 
 
 def _text(trace: Trace) -> str:
-    parts = [trace.title] if trace.title else []
+    parts = ["\n".join(_wrapped(trace.title, 0))] if trace.title else []
     if trace.moves:
         parts.append(
             "\n".join(_explained(trace) if trace.explained else _columns(trace))

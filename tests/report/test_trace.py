@@ -60,7 +60,7 @@ def test_text_fits_whatever_the_number_of_tasks(count, explained):
         Move(n + 1, name, "a step with quite a long name " * 4, changes=("x " * 90,))
         for n, name in enumerate(tasks * 50)
     ]
-    wide = Trace("t", tasks, "s", moves, explained=explained)
+    wide = Trace("a long title " * 12, tasks, "s", moves, explained=explained)
 
     lines = render_trace(wide, "text").split("\n")
 
