@@ -52,7 +52,10 @@ async def _unmap(
     """
     if not vm.arch.is_tdp:
         return await _unmap_rmap(vm, slot, start, end)
-    return await vm.k.x86_unmap_roots(vm, slot.as_id, start, end, may_block)
+    owed: Flush | None = await vm.k.x86_unmap_roots(
+        vm, slot.as_id, start, end, may_block
+    )
+    return owed
 
 
 def _roots(vm: Vm, as_id: int, *, invalid: bool) -> list[Table]:
