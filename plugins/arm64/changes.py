@@ -353,6 +353,20 @@ _ROWS: tuple[tuple[str, str, tuple[int, int] | None, str, str], ...] = (
         "not in the sheet; the release is from memory",
     ),
     (
+        "memcache-by-mode",
+        "Choose where the pages for tables come from by what the fault is (pKVM)",
+        (6, 14),
+        "fce886a60207",
+        "section 6 row 20; the commit is that of section 5 for v6.14",
+    ),
+    (
+        "memcache-always-set",
+        "Know where the pages for tables come from in every fault",
+        (6, 15),
+        "157dbc4a321f",
+        "section 5",
+    ),
+    (
         "xnx",
         "Keep execute permission of EL1 and EL0 apart (FEAT_XNX)",
         (6, 19),
@@ -379,6 +393,13 @@ _ROWS: tuple[tuple[str, str, tuple[int, int] | None, str, str], ...] = (
         (7, 1),
         "",
         "section 3.8: in v7.1.3, not in v7.0-rc6",
+    ),
+    (
+        "permission-fault-topup",
+        "Set pages aside for tables in permission faults as in others",
+        None,
+        "",
+        "not in the sheet: derived from sections 2.2 and 3.1",
     ),
     (
         "split-cache-locked",

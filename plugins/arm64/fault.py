@@ -3,7 +3,7 @@
 :Kernel: kvm_handle_guest_abort(), handle_access_fault() of arch/arm64/kvm/mmu.c,
     virt/kvm/arm/mmu.c, arch/arm/kvm/mmu.c (fact sheet arm64, 3.1, 3.4).
 
-No fault of the model is on a device page or in hugetlb memory: host memory has neither.
+No fault of the model is on a device page: host memory has none.
 """
 
 __all__ = ["CHOICES", "kvm_handle_guest_abort"]

@@ -27,7 +27,7 @@ from kvmarch_arm64.plan import (
     needs_pages,
     plan_leaf,
 )
-from kvmarch_arm64.walk import VALID
+from kvmarch_arm64.walk import VALID, stage2_walk
 
 from kvmarch import (
     Choice,
@@ -50,6 +50,14 @@ seq_in_mmap_lock = Choice(
 seq_in_mmap_lock.add(False)
 seq_in_mmap_lock.add(True, "arm64-seq-in-mmap-lock")
 
+memcache_set = Choice(
+    "arm64_memcache_set",
+    "whether a fault that sets no pages aside knows where others are",
+)
+memcache_set.add(True)
+memcache_set.add(False, *PARALLEL, "arm64-memcache-by-mode")
+memcache_set.add(True, *PARALLEL, "arm64-memcache-by-mode", "arm64-memcache-always-set")
+
 release_under_lock = Choice(
     "arm64_release_under_lock",
     "whether the page is released before mmu_lock is dropped",
@@ -57,7 +65,18 @@ release_under_lock = Choice(
 release_under_lock.add(False)
 release_under_lock.add(True, *PARALLEL, "arm64-release-under-lock")
 
-CHOICES = (seq_in_mmap_lock, release_under_lock)
+CHOICES = (seq_in_mmap_lock, memcache_set, release_under_lock)
+
+
+def _check_memcache(vm: Vm, gfn: int, level: int) -> None:
+    """Record that a table is needed whose page would come from nowhere.
+
+    It is a permission fault, so a leaf was there; but it may be gone by now, with its
+    tables, and what the host maps may have become a block (fact sheet 6 row 20).
+    """
+    found = stage2_walk(vm, gfn, level)
+    if found is not None and found[2] != level:
+        vm.world.violate("table-memory", "a table's page is taken from nowhere")
 
 
 @op(name="walk, stage2_try_break_pte")
@@ -84,7 +103,10 @@ def _begin(
     start, pages, pfn, attr = plan_leaf(vcpu, slot, gfn, access, why, found, known)
     if not pages:
         return attr
-    new = make_leaf(vm.arch, pfn, attr, vm.arch.level_of[pages])
+    level = vm.arch.level_of[pages]
+    if not vm.k.arm64_memcache_set and not needs_pages(slot, access, why):
+        _check_memcache(vm, start, level)
+    new = make_leaf(vm.arch, pfn, attr, level)
     at = walk_and_break(vcpu, start, pages, new)
     if not isinstance(at, int):
         vm.rcu.read().enter.op.fn()

@@ -39,7 +39,13 @@ checks_ends = Choice(
 checks_ends.add(False)
 checks_ends.add(True, "arm64-block-ends")
 
-CHOICES = (checks_ends,)
+always_tops_up = Choice(
+    "arm64_always_tops_up", "whether permission faults set pages aside for tables too"
+)
+always_tops_up.add(False)
+always_tops_up.add(True, "arm64-permission-fault-topup")
+
+CHOICES = (checks_ends, always_tops_up)
 
 
 class Known(NamedTuple):
@@ -70,7 +76,7 @@ def find_vma(vcpu: Vcpu, slot: Memslot, gfn: int, tops_up: bool) -> Any:
     vma = mm.find_vma(slot.hva(gfn, vm.page_shift))
     if vma is None:
         return Known(-1, 0)
-    if tops_up:
+    if tops_up or vm.k.arm64_always_tops_up:
         own, most = vcpu.arch, vm.arch.cache_min_pages
         own.mmu_page_cache = max(own.mmu_page_cache, most)
     pages: int = vm.arch.pmd_pages
