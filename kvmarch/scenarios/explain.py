@@ -69,7 +69,7 @@ def _told(
     trace.notes.append(
         f"{verdict.property} is lost {verdict.verdict}; this is "
         f"{'its shortest' if shortest else 'one'} schedule, "
-        f"{schedule.steps} steps in {len(schedule.turns)} turns ({of})"
+        f"{schedule.steps} steps, turns {len(schedule.turns)} ({of})"
     )
     trace.notes.extend(
         f"{known.id}: {known.sentence} ({known.source})"
