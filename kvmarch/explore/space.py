@@ -90,7 +90,6 @@ class Space:
     def start(self, log: Log) -> None:
         """Find the first standpoints, with accesses written to ``log``."""
         self._log = log
-        self._first_numbers: list[int] = []
         self.initial = 0
         self._begin()
         for i in range(self.count):
@@ -109,7 +108,12 @@ class Space:
             while not self._tasks[i].done:
                 node_number = state >> self.shifts[i] & NUMBER
                 node = self.nodes[i][node_number]
-                transition, _violations, moved = self._run(i, node, state)
+                transition, violations, moved = self._run(i, node, state)
+                if violations and not node.reads:
+                    raise ExploreError(
+                        f"{self.names[i]} loses {violations[0].property} before it "
+                        "touches anything shared: no schedule has to be searched"
+                    )
                 if node.reads or not moved:
                     if moved:
                         # It was a step too far: begin again without it.
@@ -137,13 +141,18 @@ class Space:
         self.image.restore()
         self.world.violations.clear()
         self._tasks = self.program.tasks()
+        self._log.clear()
         for task in self._tasks:
             self.world.current = task
             task.path = task.start()
             self._send(task, None)
+            if self._log.read or self._log.stored or self.world.violations:
+                raise ExploreError(
+                    f"{task.name} looks at the machine before its first step: when "
+                    "it does so is not of any schedule"
+                )
         self.world.current = None
         self.cells.now = [0] * len(self.cells.names)
-        self._log.clear()
 
     # -- on the machine --------------------------------------------------------
 
