@@ -395,6 +395,13 @@ _ROWS: tuple[tuple[str, str, tuple[int, int] | None, str, str], ...] = (
         "section 3.8: in v7.1.3, not in v7.0-rc6",
     ),
     (
+        "unmap-quiet",
+        "Do not warn about an unmap that finds no root after a resched",
+        None,
+        "",
+        "not in the sheet: derived from sections 3.3 and 3.8",
+    ),
+    (
         "permission-fault-topup",
         "Set pages aside for tables in permission faults as in others",
         None,

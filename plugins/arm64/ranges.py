@@ -65,6 +65,7 @@ aligns.add(True, PGTABLE, "arm64-walk-aligns")
 warns_pgd = Choice("arm64_warns_pgd", "whether a root that is gone fires a WARN_ON")
 warns_pgd.add(False)
 warns_pgd.add(True, PGTABLE)
+warns_pgd.add(False, PGTABLE, "arm64-unmap-quiet")
 
 CHOICES = (walk_chunk, resched, rechecks, aligns, warns_pgd)
 
