@@ -31,6 +31,8 @@ from kvmarch.machine.host import (
 )
 from kvmarch.machine.steps import BLOCKED, op
 
+NO_MEMORY = -12
+"""-ENOMEM, where a pfn is asked for."""
 _TRIES = 64
 """Faults on one address before the model gives up: far more than any path needs."""
 
@@ -75,6 +77,9 @@ def _fault_in_place(mm: Mm, vpn: int, write: bool) -> Any:
     entry = mm.pte(vpn)
     host = mm.host
     if not entry:
+        if host.environment.short:
+            # VM_FAULT_OOM: the caller sees an error, as of an access that is forbidden.
+            return "error"
         _map_new(mm, vpn, write, vma)
         return "done"
     if not entry & PRESENT:
@@ -150,12 +155,14 @@ def _copy(mm: Mm, vpn: int) -> tuple[int, int]:
     """Copy the page under a write fault, and hold the old one meanwhile.
 
     :returns: the entry that is to be replaced, and the copy's pfn; -1 if the page
-        is no longer there.
+        is no longer there, NO_MEMORY if there is none for a copy.
     """
     host = mm.host
     entry = mm.ptes.get(vpn, 0)
     if not entry & PRESENT:
         return 0, -1
+    if host.environment.short:
+        return 0, NO_MEMORY
     old = entry >> PFN_SHIFT
     host.get(old)
     pfn = host.alloc("anon", host.pages[old].content)
@@ -200,8 +207,8 @@ def _replaced(mm: Mm, old: int, new: int) -> None:
     host.put(old)
 
 
-async def wp_page_copy(mm: Mm, vpn: int) -> None:
-    """Give a writer a copy of a shared page.
+async def wp_page_copy(mm: Mm, vpn: int) -> bool:
+    """Give a writer a copy of a shared page; return False if there is no memory.
 
     :Kernel: wp_page_copy(), mm/memory.c. The copy is made before the bracket; the
         old page is put after it.
@@ -209,7 +216,7 @@ async def wp_page_copy(mm: Mm, vpn: int) -> None:
     """
     before, new = await _copy(mm, vpn)
     if new < 0:
-        return
+        return new != NO_MEMORY
     old = before >> PFN_SHIFT
     hva = vpn << mm.page_shift
     end = hva + (1 << mm.page_shift)
@@ -225,6 +232,7 @@ async def wp_page_copy(mm: Mm, vpn: int) -> None:
         await _replaced(mm, old, new)
     else:
         await _put_copy(mm, old, new)
+    return True
 
 
 async def handle_mm_fault(mm: Mm, vpn: int, write: bool) -> bool:
@@ -235,7 +243,9 @@ async def handle_mm_fault(mm: Mm, vpn: int, write: bool) -> bool:
     """
     how: str = await _fault_in_place(mm, vpn, write)
     if how == "cow":
-        await wp_page_copy(mm, vpn)
+        copied: bool = await wp_page_copy(mm, vpn)
+        if not copied:
+            return False
     elif how == "split":
         # do_huge_pmd_wp_page(): the fault is taken again on the page's own PTE.
         await split_huge(mm, vpn << mm.page_shift)

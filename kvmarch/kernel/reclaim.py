@@ -4,7 +4,7 @@ Models mm/rmap.c, mm/migrate.c, mm/khugepaged.c; the notifications are those of
 generic facts 2.14.
 """
 
-__all__ = ["age", "collapse", "migrate", "reclaim", "reclaim_idle"]
+__all__ = ["age", "collapse", "migrate", "reclaim", "reclaim_any", "reclaim_idle"]
 
 from kvmarch.kernel.mmap import free_pages
 from kvmarch.kernel.mmu_notifier import (
@@ -71,6 +71,21 @@ async def reclaim(mm: Mm, hva: int) -> bool:
     return bool(pfns)
 
 
+@op(name="choose a page")
+def _choose(mm: Mm, pages: int) -> int:
+    return mm.host.environment.choice % pages
+
+
+async def reclaim_any(mm: Mm, start: int, pages: int) -> bool:
+    """Swap out the page that the environment has chosen by then.
+
+    :param start: hva of the first of the pages that reclaim looks at.
+    """
+    chosen = await _choose(mm, pages)
+    hva = start + (chosen << mm.page_shift)
+    return await reclaim(mm, hva)
+
+
 async def reclaim_idle(mm: Mm, hva: int, how: str) -> bool:
     """Swap one page out unless somebody has used it; return whether it went.
 
@@ -117,7 +132,7 @@ def _from_migration_entry(mm: Mm, vpn: int, entry: int, move: bool) -> tuple[int
     if now & (PRESENT | SPECIAL) != SPECIAL or now >> PFN_SHIFT != entry >> PFN_SHIFT:
         return ()
     entry = now & ~SPECIAL | PRESENT
-    if not move:
+    if not move or host.environment.short:
         mm.ptes[vpn] = entry
         return ()
     old = entry >> PFN_SHIFT
@@ -130,7 +145,7 @@ def _from_migration_entry(mm: Mm, vpn: int, entry: int, move: bool) -> tuple[int
 
 
 async def migrate(mm: Mm, hva: int) -> bool:
-    """Move one page to another frame; return False if somebody holds it.
+    """Move one page to another frame; return False if it stays where it is.
 
     :Kernel: try_to_migrate_one() (event CLEAR), then remove_migration_pte(), which
         notifies nobody.
@@ -146,7 +161,7 @@ async def migrate(mm: Mm, hva: int) -> bool:
     held = await _is_held(mm, entry)
     pfns = await _from_migration_entry(mm, vpn, entry, not held)
     await free_pages(mm, pfns)
-    return not held
+    return bool(pfns)
 
 
 def _is_free_to_move(mm: Mm, entry: int) -> bool:
@@ -161,8 +176,11 @@ def _entries(mm: Mm, first: int) -> tuple[tuple[int, int], ...]:
 
 @op(name="scan PMD")
 def _scan(mm: Mm, first: int) -> bool:
-    """Return whether all pages of a huge range are there, and held by nobody."""
-    return all(
+    """Return whether all pages of a huge range are there, and held by nobody.
+
+    Nothing is collapsed if there is no memory for the huge page.
+    """
+    return not mm.host.environment.short and all(
         entry & PRESENT and _is_free_to_move(mm, entry)
         for _vpn, entry in _entries(mm, first)
     )

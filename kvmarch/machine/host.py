@@ -11,6 +11,7 @@ from typing import Any
 
 from kvmarch.errors import ModelError
 from kvmarch.format.bits import EntryFormat, Field
+from kvmarch.machine.environment import Environment
 from kvmarch.machine.locks import Lock, LockClass
 from kvmarch.machine.world import Part, Piece, World
 
@@ -103,6 +104,7 @@ class HostMemory(Part):
     ) -> None:
         self.world = world
         self.reuse = reuse
+        self.environment = Environment()
         self.pages: dict[int, Page] = {}
         self.free_pages: list[int] = []
         self._marks: list[Callable[[], None]] = []

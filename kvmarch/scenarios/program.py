@@ -7,6 +7,7 @@ from typing import Any
 
 from kvmarch.arch import ArchInfo
 from kvmarch.changes import Choice, Kernel
+from kvmarch.errors import ScenarioError
 from kvmarch.format.table import SparseTable
 from kvmarch.kernel.checks import OpenRange
 from kvmarch.machine.host import Page
@@ -45,6 +46,12 @@ class ScenarioProgram:
         # Events are for those who watch one run; the checks go on.
         self.world.note = _ignore  # type: ignore[method-assign]
         self._results = _Forgotten()
+        for name, (_ask, bad) in scenario.bad.items():
+            if properties.asks_for(bad, "exits"):
+                raise ScenarioError(
+                    f"{scenario.name}: property {name} asks for exits, which are "
+                    "counted in a run and are no state"
+                )
         self._always = properties.compiled(scenario, "always")
         self._at_rest = properties.compiled(scenario, "at-rest")
 

@@ -4,7 +4,15 @@ A scenario's property is one Python expression, limited to names, attributes,
 subscripts, comparisons, arithmetic, ``and``/``or``/``not`` and ``any``/``all``.
 """
 
-__all__ = ["ALWAYS_ON", "ASKED", "Property", "check", "compile_bad", "compiled"]
+__all__ = [
+    "ALWAYS_ON",
+    "ASKED",
+    "Property",
+    "asks_for",
+    "check",
+    "compile_bad",
+    "compiled",
+]
 
 import ast
 from collections.abc import Callable
@@ -168,6 +176,14 @@ def compile_bad(text: str) -> Test:
     builtins = {"__builtins__": {}, "any": any, "all": all}
     # The tree was checked node by node just above.
     return lambda names: eval(code, {**builtins, **names})  # noqa: S307
+
+
+def asks_for(text: str, name: str) -> bool:
+    """Return whether an expression looks at an attribute of that name."""
+    return any(
+        isinstance(node, ast.Attribute) and node.attr == name
+        for node in ast.walk(ast.parse(text, mode="eval"))
+    )
 
 
 def compiled(scenario: "Scenario", ask: str) -> tuple[tuple[str, Test], ...]:

@@ -37,6 +37,7 @@ from kvmarch.kernel.mmu_notifier import (
     mmu_notifier_register,
 )
 from kvmarch.kernel.vcpu import guest_access, run_guest
+from kvmarch.machine.environment import turn
 from kvmarch.machine.host import PFN_SHIFT, PRESENT
 from kvmarch.machine.steps import Path, op
 from kvmarch.scenarios.verb import (
@@ -232,6 +233,21 @@ def _is_streaming(streams: Streams) -> bool:
 @op(name="end streams")
 def _end_streams(streams: Streams) -> None:
     streams.going = 0
+
+
+@verb(
+    "The environment turns: reclaim would take the next page; memory is short; or "
+    "there is plenty.",
+    turn="word:next|short|plenty",
+)
+async def environment(c: Context, args: Mapping[str, Any]) -> None:
+    await turn(c.machine.host.environment, args["turn"])
+
+
+@verb("Swap out whichever of some pages the environment has chosen.", **_PAGES)
+def reclaim_any(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    start, end = c.pages(args)
+    return reclaim.reclaim_any(c.machine.mm, start, end - start >> c.page_shift)
 
 
 @verb("munmap().", **_PAGES)

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from kvmarch.errors import ScenarioError
 from kvmarch.explore import search as searching
 from kvmarch.explore.cells import watched
 from kvmarch.explore.schedule import Schedule
@@ -176,3 +177,11 @@ def test_an_expectation_that_fails_is_said(tmp_path):
 
     assert table.status == 1
     assert "never was expected, not freed-page sometimes" in table.notes[0]
+
+
+def test_a_property_of_what_is_no_state_is_refused(tmp_path):
+    path = tmp_path / "race.toml"
+    path.write_text(RACE + "\n[property.left]\nbad = \"vcpus[0].exits['hlt']\"\n")
+
+    with pytest.raises(ScenarioError, match="property left asks for exits"):
+        explore_table([load(path)], PLUGINS, Choose(("x86",), ("v6.1",)))
