@@ -116,7 +116,7 @@ def sweep(
     ) as store:
         done, cells = len(store.finished()), len(plan.places)
         click.echo(
-            f"{results}: {cells} cells, {done} finished; "
+            f"{results}: cells: {cells}, finished: {done}; "
             + (f"{cells - done} left, {where}" if done < cells else "nothing is left"),
             err=True,
         )

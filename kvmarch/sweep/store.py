@@ -227,8 +227,8 @@ class Store:
                 more = set(cells) ^ set(places)
                 which = f", such as {min(more)}" if more else ""
                 why = (
-                    f"of another sweep: {len(cells)} cells there, {len(places)} "
-                    f"here{which}"
+                    f"of another sweep: cells there {len(cells)}, here "
+                    f"{len(places)}{which}"
                 )
             else:
                 why = f"of another version: {name} has changed since"

@@ -55,7 +55,7 @@ def test_a_sweep_prints_its_rows_and_keeps_them(kvmarch, race):
 
     assert swept.exit_code == shown.exit_code == 0
     assert (
-        swept.stderr == "sweep.sqlite: 3 cells, 0 finished; 3 left, in this process\n"
+        swept.stderr == "sweep.sqlite: cells: 3, finished: 0; 3 left, in this process\n"
     )
     assert swept.stdout == shown.stdout
     rows = json.loads(shown.stdout)["rows"]
@@ -75,7 +75,7 @@ def test_resume_has_nothing_left(kvmarch, race):
     again = kvmarch("sweep", race, "-k", "v6.1", "-j1", "--resume")
 
     assert again.exit_code == 0
-    assert again.stderr == "sweep.sqlite: 1 cells, 1 finished; nothing is left\n"
+    assert again.stderr == "sweep.sqlite: cells: 1, finished: 1; nothing is left\n"
 
 
 def test_changes_are_toggled(kvmarch, race):
@@ -129,7 +129,7 @@ def test_a_sweep_of_other_cells_is_not_resumed(kvmarch, race):
     anew = kvmarch("sweep", race, "-k", "v6.1", "-j1")
 
     assert (other.exit_code, anew.exit_code) == (2, 2)
-    assert "sweep.sqlite: is of another sweep: 1 cells there, 1 here" in other.stderr
+    assert "sweep.sqlite: is of another sweep: cells there 1, here 1" in other.stderr
     assert "sweep.sqlite: has a sweep already; --resume goes on" in anew.stderr
     assert Path("sweep.sqlite").read_bytes() == before
 
@@ -256,7 +256,7 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(race, tmp_path, whole, how)
         text=True,
         check=True,
     )
-    assert f"{cells} cells, {len(known)} finished" in last.stderr
+    assert f"cells: {cells}, finished: {len(known)};" in last.stderr
     now = finished(path)
     assert known.items() <= now.items()
     assert len({place for place, _when in now}) == len(now) == cells

@@ -170,5 +170,5 @@ def test_a_scheduler_that_goes_away_costs_no_finished_cell(tmp_path, cluster):
         f"kvmarch: the scheduler is gone; {finished} of 24 cells are in sweep.sqlite, "
         "--resume goes on"
     )
-    assert f"24 cells, {finished} finished" in last.stderr
+    assert f"cells: 24, finished: {finished};" in last.stderr
     assert last.returncode == 0

@@ -177,7 +177,7 @@ def test_a_wrong_file_is_refused_in_one_line_and_kept(begun, harm, why):
         ("scenario race", "x", "of another version: scenario race has changed since"),
         ("scenario new", "x", "is of another sweep: scenario new is only here"),
         ("the search", "x", "is of another sweep: it searches with order breadth"),
-        ("the cells", "x", "2 cells there, 3 here, such as more@toy-v6.1"),
+        ("the cells", "x", "cells there 2, here 3, such as more@toy-v6.1"),
     ],
 )
 def test_another_sweep_is_refused_and_kept(begun, name, value, why):
