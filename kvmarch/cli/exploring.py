@@ -34,6 +34,13 @@ def how_options(function: F) -> F:
             is_flag=True,
             help="Leave out what differs by steps that commute; lengths may grow.",
         ),
+        click.option(
+            "--fairness",
+            type=click.Choice(["queued", "unfair"]),
+            default="queued",
+            show_default=True,
+            help="Of locks, where it is asked whether every task ends.",
+        ),
         click.option("--runs", type=click.IntRange(1), default=1000, help="Schedules."),
         click.option("--seed", type=int, default=0, help="Of random schedules."),
         click.option(

@@ -66,6 +66,9 @@ class Search:
     transitions: int = 0
     lost_at: dict[str, set[int]] = field(default_factory=dict)
     """By property, the states in which it is lost, not the step."""
+    fairness: str = "queued"
+    back: set[int] | None = None
+    """States that are reached again, not one level deeper; None if not noted."""
     ends: set[int] = field(default_factory=set)
     stuck: set[int] = field(default_factory=set)
     seconds: float = 0.0
@@ -125,16 +128,20 @@ def explore(
     bounds: Bounds | None = None,
     always: bool = False,
     reduce: bool = False,
+    fairness: str = "queued",
 ) -> Search:
     """Visit every state that some schedule reaches.
 
     :param reduce: leave out schedules that differ only in the order of steps that
         commute: verdicts and end states stay, shortest lengths may not.
+    :param fairness: of locks, when it is asked whether all tasks end: ``queued`` or
+        ``unfair``.
     :param order: ``breadth``, which finds shortest schedules first, or ``depth``.
     :param always: ask the program's questions between all steps.
     """
     space = Space(program)
     search = Search(space, reduction=Reduction(space) if reduce else None)
+    search.fairness = fairness
     begun = time.perf_counter()
     with watched(space.open()) as log:
         space.start(log)
@@ -175,12 +182,20 @@ def memory_now() -> int:
 
 def _look_for_livelock(search: Search) -> None:
     space = search.space
-    cycle = find_fair_cycle(space)
+    # A cycle has a transition to a state that is no deeper; where these were not
+    # noted, any state may be in one.
+    roots = sorted(search.back) if search.back is not None else space.parents
+    cycle = find_fair_cycle(space, roots, search.fairness)
     if cycle is not None:
         state, moving = cycle
         who = " and ".join(space.names[i] for i in moving)
         search.lose(
-            Violation("ends", f"{who} can go on for ever, every task in turn", ""),
+            Violation(
+                "ends",
+                f"{who} can go on for ever, every task in turn (locks: "
+                f"{search.fairness})",
+                "",
+            ),
             state,
             -1,
             len(space.path_to(state)) - 1,
@@ -204,9 +219,11 @@ def is_out(search: Search, bounds: Bounds, begun: float) -> str:
 def _breadth_first(search: Search, bounds: Bounds, begun: float, always: bool) -> None:
     space = search.space
     level = [space.initial]
+    search.back = None if search.reduction else set()
     if always:
         look_at(search, space.initial, 0)
     while level:
+        current = set(level)
         if bounds.depth and search.depth >= bounds.depth:
             search.cut = f"depth {bounds.depth}"
             return
@@ -215,7 +232,7 @@ def _breadth_first(search: Search, bounds: Bounds, begun: float, always: bool) -
             search.cut = is_out(search, bounds, begun)
             if search.cut:
                 return
-            _expand(search, level[chunk : chunk + 4096], following)
+            _expand(search, level[chunk : chunk + 4096], following, current)
         if always:
             for state in following:
                 look_at(search, state, search.depth + 1)
@@ -224,8 +241,18 @@ def _breadth_first(search: Search, bounds: Bounds, begun: float, always: bool) -
             search.depth += 1
 
 
-def _expand(search: Search, states: list[int], following: list[int]) -> None:
-    """Take every transition from each state."""
+def _expand(
+    search: Search,
+    states: list[int],
+    following: list[int],
+    current: set[int] | None = None,
+) -> None:
+    """Take every transition from each state.
+
+    :param current: all states of the level that is being expanded, breadth first.
+    """
+    current = current or set()
+    back = search.back if current else None
     space = search.space
     parents = space.parents
     tasks = [
@@ -270,6 +297,8 @@ def _expand(search: Search, states: list[int], following: list[int]) -> None:
             if after not in parents:
                 parents[after] = state
                 reach(after)
+            elif back is not None and parents[after] not in current:
+                back.add(after)
         transitions += moved
         if not moved:
             end_of(search, state, waiting)

@@ -29,6 +29,7 @@ class How:
     :param order: ``breadth`` or ``depth`` first, over every interleaving; ``random``
         schedules, or by ``pct``.
     :param reduce: leave out what differs only by steps that commute.
+    :param fairness: of locks: ``queued``, or ``unfair`` to those who wait.
     :param runs: schedules of a sample, from a ``seed``.
     :param orderings: of PCT, how many a bug may need.
     """
@@ -36,6 +37,7 @@ class How:
     order: str = "breadth"
     bounds: Bounds = field(default_factory=Bounds)
     reduce: bool = False
+    fairness: str = "queued"
     runs: int = 1000
     seed: int = 0
     orderings: int = 3
@@ -134,6 +136,7 @@ def explore_cell(
             bounds=how.bounds,
             always=program.asks_always,
             reduce=how.reduce,
+            fairness=how.fairness,
         )
     return Explored(cell, search, expected, verdicts(search))
 

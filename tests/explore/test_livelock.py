@@ -162,3 +162,32 @@ def test_the_engine_without_states_is_cut_where_a_loop_has_no_end(waiting):
     assert not comparison.complete
     assert comparison.differences == []
     assert comparison.traces.verdict("ends") == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("fairness", "verdict"),
+    [pytest.param("queued", "never"), pytest.param("unfair", "sometimes")],
+)
+def test_an_unfair_lock_may_pass_over_who_waits(fairness, verdict):
+    program = SmallProgram()
+    flag = program.variable("flag")
+    lock = program.lock("lock")
+
+    async def poll():
+        while True:
+            async with lock.write():
+                seen = await load(flag)
+            if seen:
+                return
+
+    async def set_it():
+        async with lock.write():
+            await store(flag, 1)
+
+    program.task("poller", poll)
+    program.task("setter", set_it)
+    search = explore(program, fairness=fairness)
+
+    assert verdict_of(search, "ends").verdict == verdict
+    if verdict == "sometimes":
+        assert search.found["ends"].violation.sentence.endswith("(locks: unfair)")
