@@ -35,6 +35,13 @@ def how_options(function: F) -> F:
             help="Leave out what differs by steps that commute; lengths may grow.",
         ),
         click.option(
+            "--engine",
+            type=click.Choice(["states", "both"]),
+            default="states",
+            show_default=True,
+            help="With both, one without states audits; any disagreement is an error.",
+        ),
+        click.option(
             "--fairness",
             type=click.Choice(["queued", "unfair"]),
             default="queued",

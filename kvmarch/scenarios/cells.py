@@ -8,6 +8,7 @@ from typing import Any
 
 from kvmarch.changes import RELEASES, Release, find_release, show_release
 from kvmarch.errors import KernelError
+from kvmarch.explore.audit import Comparison, compare_engines
 from kvmarch.explore.sample import sample
 from kvmarch.explore.schedule import Schedule, schedule_of
 from kvmarch.explore.search import Bounds, Search, explore
@@ -30,6 +31,7 @@ class How:
         schedules, or by ``pct``.
     :param reduce: leave out what differs only by steps that commute.
     :param fairness: of locks: ``queued``, or ``unfair`` to those who wait.
+    :param engine: ``states``, or ``both``: the one without states as well, as audit.
     :param runs: schedules of a sample, from a ``seed``.
     :param orderings: of PCT, how many a bug may need.
     """
@@ -38,6 +40,7 @@ class How:
     bounds: Bounds = field(default_factory=Bounds)
     reduce: bool = False
     fairness: str = "queued"
+    engine: str = "states"
     runs: int = 1000
     seed: int = 0
     orderings: int = 3
@@ -86,6 +89,8 @@ class Explored:
     search: Search
     expected: tuple[Expected, ...] = ()
     verdicts: list[Verdict] = field(default_factory=list)
+    audit: Comparison | None = None
+    """What the second engine says, if it was asked."""
 
     def schedule(self, verdict: Verdict) -> Schedule | None:
         """Return the schedule on which a property is lost."""
@@ -138,7 +143,13 @@ def explore_cell(
             reduce=how.reduce,
             fairness=how.fairness,
         )
-    return Explored(cell, search, expected, verdicts(search))
+    audit = None
+    if how.engine == "both":
+        # Each engine begins with a machine of its own.
+        audit = compare_engines(
+            cell.program(plugins), bounds=how.bounds, always=program.asks_always
+        )
+    return Explored(cell, search, expected, verdicts(search), audit)
 
 
 def cells_of(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kvmarch.changes import show_release
+from kvmarch.explore.audit import Comparison
 from kvmarch.explore.verdict import Verdict
 from kvmarch.report.table import Column, Table
 from kvmarch.scenarios.cells import Explored
@@ -87,10 +88,32 @@ def outcome_of(explored: Explored) -> Outcome:
             f"FAILED {cell.where}: {row.property} {row.verdict} was expected"
             f"{because}, not {got}"
         )
+    if explored.audit is not None:
+        _audit(outcome, cell.where, explored.audit)
     if explored.search.cut:
         outcome.notes.append(f"{cell.where}: cut at {explored.search.cut}")
         outcome.status = outcome.status or 3
     return outcome
+
+
+def _audit(outcome: Outcome, where: str, audit: Comparison) -> None:
+    """Say what the engine without states found; a disagreement is a failure."""
+    for difference in audit.differences:
+        outcome.status = 1
+        outcome.notes.append(f"FAILED {where}: the engines disagree: {difference}")
+    traces = audit.traces
+    if traces.cut:
+        outcome.notes.append(
+            f"{where}: without states cut at {traces.cut}, after {traces.traces} "
+            "traces; what it saw agrees"
+            if not audit.differences
+            else f"{where}: without states cut at {traces.cut}"
+        )
+        outcome.status = outcome.status or 3
+    elif not audit.differences:
+        outcome.notes.append(
+            f"{where}: both engines agree ({traces.traces} traces without states)"
+        )
 
 
 def _row(explored: Explored, verdict: Verdict, expected: str) -> dict[str, Any]:

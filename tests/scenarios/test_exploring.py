@@ -6,10 +6,12 @@ import pytest
 
 from kvmarch.errors import ScenarioError
 from kvmarch.explore import search as searching
+from kvmarch.explore.audit import Comparison
 from kvmarch.explore.cells import watched
 from kvmarch.explore.schedule import Schedule
 from kvmarch.explore.search import Bounds, Search, explore
 from kvmarch.explore.space import Space
+from kvmarch.explore.stateless import Traces
 from kvmarch.plugins import load as load_plugins
 from kvmarch.scenarios.cells import How, cells_of, explore_cell
 from kvmarch.scenarios.compare import Choose
@@ -185,3 +187,29 @@ def test_a_property_of_what_is_no_state_is_refused(tmp_path):
 
     with pytest.raises(ScenarioError, match="property left asks for exits"):
         explore_table([load(path)], PLUGINS, Choose(("x86",), ("v6.1",)))
+
+
+def test_both_engines_agree_and_say_so(tmp_path):
+    path = tmp_path / "small.toml"
+    line = 'steps = ["migrate memory=ram page=0"]'
+    path.write_text(RACE.replace(line, 'steps = ["age how=clear_young memory=ram"]'))
+    choose = Choose(("x86",), ("v6.1",))
+
+    table = explore_table([load(path)], PLUGINS, choose, How(engine="both"))
+
+    assert table.status == 0
+    assert "both engines agree" in table.notes[0]
+
+
+def test_engines_that_disagree_are_an_error(race, monkeypatch):
+    def disagree(program, **_how):
+        search = explore(program)
+        return Comparison(search, Traces(cut="1 second"), ["one end is missing"])
+
+    monkeypatch.setattr("kvmarch.scenarios.cells.compare_engines", disagree)
+    choose = Choose(("x86",), ("v6.1",))
+
+    table = explore_table([race], PLUGINS, choose, How(engine="both"))
+
+    assert table.status == 1
+    assert "the engines disagree: one end is missing" in table.notes[0]
