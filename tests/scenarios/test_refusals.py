@@ -123,7 +123,7 @@ REFUSED = [
     ),
     pytest.param(
         base(steps='"fork", "jump"'),
-        "task[0].steps[1]: unknown verb 'jump'; there is age, collapse",
+        "task[0].steps[1]: unknown verb 'jump'; there is age, apicv_inhibit, collapse",
         id="verb",
     ),
     pytest.param(

@@ -203,11 +203,12 @@ def test_processes_that_are_killed_are_told():
 
 
 def test_processes_end_when_nobody_listens():
+    others = multiprocessing.active_children()
     results = in_processes(abs, [-1, -2, -3], 2)
     next(results)
     results.close()
 
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= set(others)
 
 
 def test_without_dask_a_scheduler_is_refused(toys, monkeypatch):
