@@ -5,7 +5,7 @@ __all__ = ["Loaded", "Plugins", "Refused", "check", "link", "load"]
 import importlib.metadata
 import inspect
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,16 +91,20 @@ class Plugins:
         )
 
 
-def load(*, trace: bool = False) -> Plugins:
+def load(*, trace: bool = False, only: Collection[str] = ()) -> Plugins:
     """Load every plugin that an entry point of the group ``kvmarch`` names.
 
     A plugin that breaks the contract is refused with one line; the others work.
 
     :param trace: print each plugin's checks to standard error.
+    :param only: the architectures that are wanted, to save the time for the others;
+        all if it is empty or names one that is not installed.
     """
     loaded: list[Loaded] = []
     refused: list[Refused] = []
-    entry_points = importlib.metadata.entry_points(group=GROUP)
+    entry_points = list(importlib.metadata.entry_points(group=GROUP))
+    if only and set(only) <= {point.name for point in entry_points}:
+        entry_points = [point for point in entry_points if point.name in only]
     for point in sorted(entry_points, key=lambda p: p.name):
         dist = point.dist
         name = dist.name if dist is not None else "?"

@@ -41,11 +41,20 @@ def cli(ctx: click.Context, trace_plugins: bool) -> None:
         click.echo(WELCOME, nl=False)
 
 
-def load_plugins() -> Any:
-    """Load the plugins, and say which were refused."""
+def load_plugins(choose: Any = None) -> Any:
+    """Load the plugins, and say which were refused.
+
+    :param choose: what is asked for: if that is some architectures at some releases,
+        as they are, only those are loaded.
+    """
     from kvmarch.plugins import load
 
-    plugins = load(trace=bool(click.get_current_context().obj))
+    only = ()
+    if choose is not None and choose.kernel:
+        # Changes and options may be of an architecture that is not asked for.
+        named = choose.plus or choose.minus or choose.options
+        only = () if named else choose.arch
+    plugins = load(trace=bool(click.get_current_context().obj), only=only)
     for refused in plugins.refused:
         click.echo(f"kvmarch: {refused.why}", err=True)
     return plugins

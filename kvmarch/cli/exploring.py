@@ -119,8 +119,8 @@ def explore(
     """Search all interleavings of a scenario's tasks for properties that are lost."""
     from kvmarch.scenarios import exploring as work
 
-    plugins = load_plugins()
     choose = choose_of(arch, kernel, plus, minus, settings)
+    plugins = load_plugins(choose)
     if (scenario is None) != every:
         raise click.UsageError("give either a SCENARIO or --all")
     if replay is not None and shorten is not None:
@@ -169,8 +169,8 @@ def explain(
     """Tell step by step how a property is lost, and what the steps change."""
     from kvmarch.scenarios import explain as work
 
-    plugins = load_plugins()
     choose = choose_of(arch, kernel, plus, minus, settings)
+    plugins = load_plugins(choose)
     loaded = scenario_of(scenario, plugins)
     trace = work.explain(loaded, plugins, choose, how_of(**search), wanted)
     print_trace(trace, style, output)

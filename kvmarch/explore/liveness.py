@@ -17,7 +17,11 @@ _ENDS = frozenset({"RETURN_VALUE", "RETURN_CONST", "RAISE_VARARGS", "RERAISE"})
 _ALWAYS = frozenset({"JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_BACKWARD_NO_INTERRUPT"})
 
 
-def _names(instruction: dis.Instruction) -> tuple[str, ...]:
+def _locals(instruction: dis.Instruction) -> tuple[str, ...]:
+    """Return the locals that an instruction reads or stores."""
+    name = instruction.opname
+    if name != "STORE_FAST" and not any(read in name for read in _READS):
+        return ()
     value = instruction.argval
     return value if isinstance(value, tuple) else (value,)
 
@@ -44,22 +48,33 @@ def _liveness(code: CodeType) -> dict[int, frozenset[str]]:
         for index, ins in enumerate(instructions):
             if entry.start <= ins.offset < entry.end:
                 following[index].append(handler)
-    live: list[frozenset[str]] = [frozenset()] * len(instructions)
+    # Sets of locals as bits: this runs for every function that a task goes through.
+    bit = {
+        name: 1 << number
+        for number, name in enumerate({n for ins in instructions for n in _locals(ins)})
+    }
+    reads, keeps = [], []
+    for ins in instructions:
+        mine = sum(bit[name] for name in _locals(ins))
+        stores = ins.opname == "STORE_FAST"
+        reads.append(0 if stores else mine)
+        keeps.append(~mine if stores else -1)
+    live = [0] * len(instructions)
     changed = True
     while changed:
         changed = False
         for index in range(len(instructions) - 1, -1, -1):
-            ins = instructions[index]
-            out = frozenset().union(*(live[n] for n in following[index]))
-            name = ins.opname
-            if name == "STORE_FAST":
-                out = out - set(_names(ins))
-            elif any(read in name for read in _READS):
-                out = out | set(_names(ins))
+            out = 0
+            for after in following[index]:
+                out |= live[after]
+            out = out & keeps[index] | reads[index]
             if out != live[index]:
                 live[index] = out
                 changed = True
-    return {ins.offset: live[i] | shared for i, ins in enumerate(instructions)}
+    return {
+        ins.offset: shared | {name for name, mask in bit.items() if bits & mask}
+        for ins, bits in zip(instructions, live, strict=True)
+    }
 
 
 @cache

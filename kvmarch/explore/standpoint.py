@@ -2,7 +2,7 @@
 
 __all__ = ["standpoint"]
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import is_dataclass
 from functools import cache
@@ -62,18 +62,35 @@ def standpoint(path: Any, cells: Cells) -> Hashable:
         found.append(at)
         seen = frame.f_locals
         found.extend(
-            (name, cells.freeze(seen[name]))
-            for name in _wanted(code, at)
-            if name in seen
+            [
+                (name, cells.freeze(seen[name]))
+                for name in _wanted(code, at)
+                if name in seen
+            ]
         )
-        found.extend(cells.freeze(value) for value in _unnamed(inside, seen.values()))
+        plain = []
         for thing in inside:
-            if isinstance(thing, _PATHS):
-                if thing is not path:
-                    _check_over(thing)
-            elif isinstance(thing, Iterator):
+            what = _what(type(thing))
+            if not what:
+                continue
+            if what == "plain":
+                plain.append(thing)
+            elif what == "iterator":
                 found.append(_position(thing, cells))
+            elif thing is not path:
+                _check_over(thing)
+        found.extend([cells.freeze(value) for value in _unnamed(plain, seen.values())])
     return tuple(found)
+
+
+@cache
+def _what(kind: type) -> str:
+    """Return what an object is that a frame holds; empty for what is no state."""
+    if issubclass(kind, _PATHS):
+        return "path"
+    if issubclass(kind, _PLAIN) or is_dataclass(kind):
+        return "plain"
+    return "iterator" if issubclass(kind, Iterator) else ""
 
 
 def _check_over(kept: Any) -> None:
@@ -89,18 +106,20 @@ def _check_over(kept: Any) -> None:
         )
 
 
-def _unnamed(inside: Iterable[Any], named: Iterable[Any]) -> Iterator[Any]:
-    """Yield the plain values that a frame holds and no local shows.
+def _unnamed(plain: list[Any], named: Iterable[Any]) -> list[Any]:
+    """Return those of the plain values that a frame holds which no local shows.
 
     ``return value`` inside ``async with`` keeps the value while the end of the block
     takes its steps. The names of the path are among them, and do no harm.
     """
-    known = Counter(map(id, named))
-    for thing in inside:
-        if known[id(thing)]:
-            known[id(thing)] -= 1
-        elif isinstance(thing, _PLAIN) or is_dataclass(thing):
-            yield thing
+    known = list(map(id, named))
+    found = []
+    for thing in plain:
+        try:
+            known.remove(id(thing))
+        except ValueError:
+            found.append(thing)
+    return found
 
 
 def _position(iterator: Any, cells: Cells) -> Hashable:

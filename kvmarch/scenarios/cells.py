@@ -4,12 +4,10 @@ __all__ = ["Cell", "Explored", "How", "cells_of", "expected_at", "explore_cell"]
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvmarch.changes import RELEASES, Release, find_release, show_release
 from kvmarch.errors import KernelError
-from kvmarch.explore.audit import Comparison, compare_engines
-from kvmarch.explore.sample import sample
 from kvmarch.explore.schedule import Schedule, schedule_of
 from kvmarch.explore.search import Bounds, Search, explore
 from kvmarch.explore.verdict import Verdict, verdict_of, verdicts
@@ -18,6 +16,9 @@ from kvmarch.scenarios.compare import Choose
 from kvmarch.scenarios.program import ScenarioProgram
 from kvmarch.scenarios.records import Scenario
 from kvmarch.scenarios.records import Verdict as Expected
+
+if TYPE_CHECKING:
+    from kvmarch.explore.audit import Comparison
 
 SAMPLED = ("random", "pct")
 """Orders that try some schedules, not all."""
@@ -89,7 +90,7 @@ class Explored:
     search: Search
     expected: tuple[Expected, ...] = ()
     verdicts: list[Verdict] = field(default_factory=list)
-    audit: Comparison | None = None
+    audit: "Comparison | None" = None
     """What the second engine says, if it was asked."""
 
     def schedule(self, verdict: Verdict) -> Schedule | None:
@@ -125,6 +126,9 @@ def explore_cell(
     how = how or How()
     program = cell.program(plugins)
     if how.order in SAMPLED:
+        # Most searches need neither this nor the second engine.
+        from kvmarch.explore.sample import sample
+
         search = sample(
             program,
             strategy=how.order,
@@ -145,6 +149,8 @@ def explore_cell(
         )
     audit = None
     if how.engine == "both":
+        from kvmarch.explore.audit import compare_engines
+
         # Each engine begins with a machine of its own.
         audit = compare_engines(
             cell.program(plugins), bounds=how.bounds, always=program.asks_always

@@ -3,13 +3,15 @@
 __all__ = ["COLUMNS", "Outcome", "outcome_of"]
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvmarch.changes import show_release
-from kvmarch.explore.audit import Comparison
 from kvmarch.explore.verdict import Verdict
 from kvmarch.report.table import Column, Table
 from kvmarch.scenarios.cells import Explored
+
+if TYPE_CHECKING:
+    from kvmarch.explore.audit import Comparison
 
 COLUMNS = (
     Column("scenario"),
@@ -96,7 +98,7 @@ def outcome_of(explored: Explored) -> Outcome:
     return outcome
 
 
-def _audit(outcome: Outcome, where: str, audit: Comparison) -> None:
+def _audit(outcome: Outcome, where: str, audit: "Comparison") -> None:
     """Say what the engine without states found; a disagreement is a failure."""
     for difference in audit.differences:
         outcome.status = 1

@@ -8,13 +8,10 @@ __all__ = ["Work", "do_work", "in_processes", "results_of", "try_work", "works_o
 
 import functools
 import gc
-import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -124,6 +121,11 @@ def in_processes(
     :param function: of a module, so that another process finds it.
     :raises ExploreError: a process was killed.
     """
+    # These take a while to import, and most searches are of one process.
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
+
     others = set(multiprocessing.active_children())
     # Not forked: a process must not hold what this one has open or has locked.
     context = multiprocessing.get_context("spawn")
@@ -156,6 +158,8 @@ def _begin() -> None:
 
 
 def _end_with_parent() -> None:
+    import multiprocessing
+
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
