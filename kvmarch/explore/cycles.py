@@ -104,11 +104,21 @@ def _moves(space: Space, state: int) -> list[tuple[int, int]]:
 def _loop_moves(space: Space, loops: Loops, state: int) -> list[int]:
     """Return the states to which a task moves without leaving its loop."""
     found = []
-    for i, after in _moves(space, state):
-        shift = space.shifts[i]
-        loop = loops.of[i][state >> shift & NUMBER]
-        if loop >= 0 and loops.of[i][after >> shift & NUMBER] == loop:
-            found.append(after)
+    places = state & space.where
+    for i, shift in enumerate(space.shifts):
+        number = places >> shift & NUMBER
+        of = loops.of[i]
+        loop = of[number]
+        if loop < 0:
+            continue
+        node = space.nodes[i][number]
+        change = node.known.get(state & node.mask)
+        if change is None:
+            change = space.find(state, i)
+        if change is not BLOCKED_STEP:
+            after = state + change
+            if of[after >> shift & NUMBER] == loop:
+                found.append(after)
     return found
 
 

@@ -65,8 +65,8 @@ def _liveness(code: CodeType) -> dict[int, frozenset[str]]:
         changed = False
         for index in range(len(instructions) - 1, -1, -1):
             out = 0
-            for after in following[index]:
-                out |= live[after]
+            for number in following[index]:
+                out |= live[number]
             out = out & keeps[index] | reads[index]
             if out != live[index]:
                 live[index] = out

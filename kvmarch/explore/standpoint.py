@@ -70,7 +70,8 @@ def standpoint(path: Any, cells: Cells) -> Hashable:
         )
         plain = []
         for thing in inside:
-            what = _what(type(thing))
+            kind: Any = type(thing)
+            what = _what(kind)
             if not what:
                 continue
             if what == "plain":
@@ -84,7 +85,7 @@ def standpoint(path: Any, cells: Cells) -> Hashable:
 
 
 @cache
-def _what(kind: type) -> str:
+def _what(kind: Any) -> str:
     """Return what an object is that a frame holds; empty for what is no state."""
     if issubclass(kind, _PATHS):
         return "path"
