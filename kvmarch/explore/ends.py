@@ -57,5 +57,5 @@ def end_in(space: Space, state: int) -> End:
         number = state >> space.shifts[i] & NUMBER
         if number != space.done_of[i]:
             waiting.append((name, space.nodes[i][number].name))
-    numbers = {cell: space.number_in(state, cell) for cell in space.digits_of}
+    numbers = {cell: space.digits.number_in(state, cell) for cell in space.digits.of}
     return End(tuple(waiting), _values(space.cells, numbers))

@@ -14,17 +14,13 @@ from typing import Any
 
 from kvmarch.errors import ExploreError
 from kvmarch.explore.cells import Cells, Image, Log
+from kvmarch.explore.digits import Digits
 from kvmarch.explore.node import (
     BLOCKED_STEP,
-    DIGIT,
-    DIGIT_MASK,
     FIELD,
     NUMBER,
-    SALT,
-    Known,
     Node,
     mark,
-    salt,
 )
 from kvmarch.explore.program import Program
 from kvmarch.explore.standpoint import standpoint
@@ -58,11 +54,7 @@ class Space:
         """Steps that were run to find their transition."""
         self.resets = 0
         self._ids: list[dict[Any, int]] = [{} for _ in self.names]
-        self.digits_of: dict[int, list[int]] = {}
-        """By cell that ever varied, the shifts of its digits, lowest first."""
-        self._salt = FIELD * self.count
-        self._next_digit = self._salt + SALT
-        self._readers: dict[int, list[tuple[Node, Known]]] = {}
+        self.digits = Digits(self.count)
         self.done_of = [-1] * self.count
         """By task, the number of the standpoint at its end."""
         self.parents: dict[int, int] = {}
@@ -239,7 +231,7 @@ class Space:
             cells.cell(owner, name)
         found = []
         for cell, name in enumerate(cells.names):
-            number = self.number_in(state, cell)
+            number = self.digits.number_in(state, cell)
             if number or cells.values[cell][0] is not None:
                 seen = cells.look(cell)
                 if seen != number:
@@ -250,22 +242,8 @@ class Space:
 
     def _read_numbers(self, state: int) -> None:
         now = self.cells.now = [0] * len(self.cells.names)
-        for cell in self.digits_of:
-            now[cell] = self.number_in(state, cell)
-
-    def number_in(self, state: int, cell: int) -> int:
-        """Return the number of a cell's value in a state."""
-        number = 0
-        for place, shift in enumerate(self.digits_of.get(cell, ())):
-            number |= (state >> shift & DIGIT_MASK) << DIGIT * place
-        return number
-
-    def _bits(self, cell: int, number: int) -> int:
-        """Return the part of a state that gives a cell a value."""
-        bits = salt(cell, number) << self._salt
-        for place, shift in enumerate(self.digits_of.get(cell, ())):
-            bits |= (number >> DIGIT * place & DIGIT_MASK) << shift
-        return bits
+        for cell in self.digits.of:
+            now[cell] = self.digits.number_in(state, cell)
 
     def move_between(self, before: int, after: int) -> tuple[int, int]:
         """Return which task leads from a state to the next, and its steps."""
@@ -465,7 +443,7 @@ class Space:
         self.last = frozenset(read), frozenset(stored)
         own = {cell for cell in stored if cell in cells.unordered}
         node.touch(stored - own, own)
-        self._depend(node, touched)
+        self.digits.depend(node, touched)
         return delta
 
     def _look(self, cell: int) -> int:
@@ -476,27 +454,7 @@ class Space:
         cells.now[cell] = number
         if number == before:
             return 0
-        digits = self.digits_of.setdefault(cell, [])
-        while number >> DIGIT * len(digits):
-            # Until now the digit was 0 everywhere, so that what is known stays true.
-            for reader, known in self._readers.get(cell, ()):
-                reader.widen(known, DIGIT_MASK << self._next_digit)
-            digits.append(self._next_digit)
-            self._next_digit += DIGIT
-        return self._bits(cell, number) - self._bits(cell, before)
-
-    def _depend(self, node: Node, touched: set[int]) -> None:
-        """Let a step depend on what it has touched."""
-        fresh = frozenset(touched) - node.reads
-        if not fresh:
-            return
-        mask = node.mask
-        for cell in fresh:
-            for shift in self.digits_of.get(cell, ()):
-                mask |= DIGIT_MASK << shift
-        known = node.read_more(fresh, mask)
-        for cell in known.reads:
-            self._readers.setdefault(cell, []).append((node, known))
+        return self.digits.change(cell, before, number)
 
     # -- questions between steps -----------------------------------------------
 
@@ -516,6 +474,6 @@ class Space:
             log = (*self._log.read, *self._log.stored)
             touched = {cells.cell(owner, name) for owner, name in log}
             self._log.clear()
-            self._depend(node, touched)
+            self.digits.depend(node, touched)
             node.know(state, answer, 1)
         return answer

@@ -206,7 +206,7 @@ def test_engines_that_disagree_are_an_error(race, monkeypatch):
         search = explore(program)
         return Comparison(search, Traces(cut="1 second"), ["one end is missing"])
 
-    monkeypatch.setattr("kvmarch.scenarios.cells.compare_engines", disagree)
+    monkeypatch.setattr("kvmarch.explore.audit.compare_engines", disagree)
     choose = Choose(("x86",), ("v6.1",))
 
     table = explore_table([race], PLUGINS, choose, How(engine="both"))
