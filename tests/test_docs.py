@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kvmarch import hookspecs
-from kvmarch.cli.commands import cli
+from kvmarch.cli import command_line
 from kvmarch.kernel.table import CHANGES, CHOICES
 from kvmarch.scenarios.columns import SHOWS
 from kvmarch.scenarios.properties import ALWAYS_ON
@@ -80,9 +80,9 @@ def test_every_property_is_documented(row):
     assert row.source
 
 
-@pytest.mark.parametrize("name", sorted(cli.commands))
+@pytest.mark.parametrize("name", sorted(command_line().commands))
 def test_every_command_is_documented(name):
-    command = cli.commands[name]
+    command = command_line().commands[name]
 
     assert is_sentence(command.help)
     for parameter in command.params:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from kvmarch.cli.commands import cli
+from kvmarch.cli import command_line
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"```console\n\$ (kvmarch [^\n]*)\n(.*?)```", re.DOTALL)
@@ -28,7 +28,9 @@ CASES = [
 
 @pytest.mark.parametrize(("path", "command", "printed"), CASES)
 def test_output_in_documents_is_current(path, command, printed, request):
-    result = CliRunner().invoke(cli, shlex.split(command)[1:], prog_name="kvmarch")
+    result = CliRunner().invoke(
+        command_line(), shlex.split(command)[1:], prog_name="kvmarch"
+    )
 
     if request.config.getoption("--promote") and result.output != printed:
         text = path.read_text("utf-8")

@@ -421,3 +421,15 @@ def test_an_architectures_variant_adds_to_the_cores(altered):
     flushes = [plugins.link(loaded, r).flush_if_young for r in ((6, 1), (6, 2))]
     assert flushes == [True, False]
     assert change in plugins.all_changes(plugins.Plugins([loaded], []))
+
+
+def test_only_what_is_asked_for_is_loaded():
+    loaded = plugins.load(only=("arm64",))
+
+    assert list(loaded.loaded) == ["arm64"]
+
+
+def test_all_is_loaded_to_say_what_there_is():
+    loaded = plugins.load(only=("arm64", "vax"))
+
+    assert {"arm64", "x86"} <= set(loaded.loaded)

@@ -1,20 +1,29 @@
 """The command line: parse, one call, exit status."""
 
-__all__ = ["main"]
+__all__ = ["command_line", "main"]
 
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import click
+
+
+def command_line() -> "click.Group":
+    """Return the command group with every command."""
+    # Importing a module registers its commands.
+    from kvmarch.cli import catalogue, exploring, sweeping  # noqa: F401
+    from kvmarch.cli.commands import cli
+
+    return cli
 
 
 def main() -> None:
     """Run the command line; a usage error is one line, as every other is."""
     import click
 
-    # Importing a module registers its commands.
-    from kvmarch.cli import catalogue, exploring, sweeping  # noqa: F401
-    from kvmarch.cli.commands import cli
-
     try:
-        status = cli.main(prog_name="kvmarch", standalone_mode=False)
+        status = command_line().main(prog_name="kvmarch", standalone_mode=False)
     except click.ClickException as error:
         click.echo(f"kvmarch: {' '.join(error.format_message().split())}", err=True)
         status = 2

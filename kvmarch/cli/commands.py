@@ -25,6 +25,9 @@ Try:
   kvmarch run ksm_cow --arch arm64        one scenario, step by step
   kvmarch formats x86 0x0600000012345b77  what does this entry say?
   kvmarch conform                         does the model agree with real kernels?
+  kvmarch explore change_pte_dontneed -a arm64 -k v6.9    can this race happen?
+  kvmarch explain change_pte_dontneed -a arm64 -k v6.9    how?
+  kvmarch posts; kvmarch bugs             what the search has settled
 
 'kvmarch scenarios' lists what can be run; 'kvmarch COMMAND --help' says how.
 """

@@ -3,10 +3,9 @@
 import pytest
 from click.testing import CliRunner
 
-# Importing a module registers its commands.
-from kvmarch.cli import catalogue, exploring  # noqa: F401
-from kvmarch.cli.commands import cli
+from kvmarch.cli import command_line
 
+cli = command_line()
 SCENARIO = """
 title = "a scenario"
 tags = ["mine"]
@@ -30,7 +29,7 @@ def loaded(monkeypatch):
     """Replace what the loader gives."""
 
     def make(plugins):
-        monkeypatch.setattr("kvmarch.plugins.load", lambda *, trace=False: plugins)
+        monkeypatch.setattr("kvmarch.plugins.load", lambda **_how: plugins)
 
     return make
 
