@@ -14,7 +14,11 @@ __all__ = [
     "UnknownNameError",
 ]
 
+import difflib
 from collections.abc import Iterable
+
+MANY = 40
+"""Names of which an error tells the nearest only."""
 
 
 class KvmarchError(Exception):
@@ -67,5 +71,10 @@ class UnknownNameError(KvmarchError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = list(known)
-        super().__init__(f"unknown {kind} {name!r}; there is {', '.join(names)}")
+        shown = names
+        if len(names) > MANY:
+            near = difflib.get_close_matches(name, names, 5, 0.4) or names[:5]
+            shown = [*near, f"and {len(names) - len(near)} others"]
+        there = f"there is {', '.join(shown)}"
+        super().__init__(f"unknown {kind} {name!r}; {there}")
         self.kind, self.name, self.known = kind, name, names

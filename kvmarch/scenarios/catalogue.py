@@ -36,6 +36,8 @@ COLUMNS = (
 
 def bug_names(plugins: Plugins, choose: Choose) -> list[str]:
     """Return the ids of all bugs, or of those of some architectures."""
+    for arch in choose.arch:
+        plugins.get(arch)
     names = []
     for name in library():
         scenario = load(find(name, plugins.scenario_folders()))

@@ -100,18 +100,22 @@ class Explored:
         return schedule_of(self.search.space, verdict.found, self.cell.where)
 
     def failures(self) -> list[tuple[Expected, str]]:
-        """Return the expectations that are not met, and what was found instead."""
+        """Return the expectations that are not met, and what was found instead.
+
+        What a search that was cut did not find is unknown, and no failure.
+        """
         out = []
         for expected in self.expected:
             if expected.property == "*":
                 got = self.verdicts[0] if self.verdicts else None
                 if got is not None:
                     out.append((expected, f"{got.property} {got.verdict}"))
-                elif self.search.cut:
-                    out.append((expected, "unknown"))
                 continue
             verdict = verdict_of(self.search, expected.property).verdict
-            if verdict != expected.verdict:
+            wanted = {expected.verdict, "unknown"}
+            if self.search.cut and expected.verdict == "always":
+                wanted.add("sometimes")
+            if verdict not in wanted:
                 out.append((expected, verdict))
         return out
 

@@ -114,10 +114,10 @@ def adjust_size(
         return (gfn & -pages, pages, pfn) if pfn % pages == 0 else (gfn, 1, pfn)
     # Simplified: releases before v5.15 (6011cf68c885) ask the struct page instead
     # of the page table; both say the same while no invalidation is in progress.
-    pages: int = vm.arch.pmd_pages
+    block: int = vm.arch.pmd_pages
     _pte, mapped = host_mapping.fn(vm, slot, gfn)
-    if mapped >= pages and _block_fits(vm, slot, gfn, pages):
-        return gfn & -pages, pages, pfn & -pages
+    if mapped >= block and _block_fits(vm, slot, gfn, block):
+        return gfn & -block, block, pfn & -block
     return gfn, 1, pfn
 
 

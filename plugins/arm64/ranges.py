@@ -136,7 +136,8 @@ def _chunk_end(vm: Vm, pgd: int, start: int, end: int) -> int:
         if index < 0:
             return end
         at = max(start, index << shift)
-    return min(end, (at // mmu.chunk + 1) * mmu.chunk)
+    chunk: int = mmu.chunk
+    return min(end, (at // chunk + 1) * chunk)
 
 
 @op(name="is there still a root?")

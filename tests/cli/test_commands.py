@@ -221,7 +221,7 @@ REFUSED = [
     ),
     pytest.param(
         ("compare", "change_pte", "--with", "magic"),
-        "unknown change 'magic'; there is bracketed-set-pte",
+        "unknown change 'magic'; there is gpc, and",
         id="change",
     ),
     pytest.param(
@@ -236,7 +236,7 @@ REFUSED = [
         id="change-both",
     ),
     pytest.param(
-        ("compare", "tuor"), "unknown scenario 'tuor'; there is aging", id="scenario"
+        ("compare", "tuor"), "unknown scenario 'tuor'; there is tour, and", id="scenario"
     ),
     pytest.param(("run", "tuor"), "unknown scenario 'tuor'", id="scenario-run"),
     pytest.param(

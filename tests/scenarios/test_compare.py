@@ -217,7 +217,7 @@ with = ["change-pte-removed"]
         pytest.param(
             Choose(plus=("magic",)),
             UnknownNameError,
-            "unknown change 'magic'; there is bracketed-set-pte",
+            "unknown change 'magic'; there is gpc, and",
             id="change",
         ),
         pytest.param(
