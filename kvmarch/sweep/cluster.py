@@ -7,7 +7,7 @@ import logging
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -95,8 +95,14 @@ def _explore(
         except (OSError, ValueError) as error:
             said = " ".join(str(error).split())
             raise SweepError(f"{address} is no scheduler: {said}") from None
-        stack.enter_context(client)
+        stack.callback(_close, client)
         yield from _stream(distributed, client, function, tasks)
+
+
+def _close(client: Any) -> None:
+    # The connection may be gone, which has been told by then.
+    with suppress(Exception):
+        client.close()
 
 
 def _stream(
@@ -117,11 +123,22 @@ def _stream(
             if len(running) >= max(threads, 1) * AHEAD:
                 return
 
-    hand_out()
+    _talk(hand_out)
     for future in ready:
         number = running.pop(future.key)
         yield number, _result(distributed, future)
+        _talk(hand_out)
+
+
+def _talk(hand_out: Callable[[], None]) -> None:
+    """Ask the scheduler for something.
+
+    :raises SweepError: nobody answers.
+    """
+    try:
         hand_out()
+    except Exception:  # noqa: BLE001 - each way of losing it has an error of its own
+        raise SweepError("the scheduler is gone") from None
 
 
 def _result(distributed: Any, future: Any) -> Any:
