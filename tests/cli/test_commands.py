@@ -236,7 +236,7 @@ REFUSED = [
         id="change-both",
     ),
     pytest.param(
-        ("compare", "tuor"), "unknown scenario 'tuor'; there is tour, and", id="scenario"
+        ("compare", "tuor"), "unknown scenario 'tuor'; there is tour,", id="scenario"
     ),
     pytest.param(("run", "tuor"), "unknown scenario 'tuor'", id="scenario-run"),
     pytest.param(
