@@ -9,8 +9,7 @@ from typing import Any, Self
 from kvmarch.explore.cells import Cells, Image, Log, watched
 from kvmarch.explore.program import Program
 from kvmarch.explore.schedule import merged
-from kvmarch.machine.run import Task
-from kvmarch.machine.steps import BLOCKED, check_sleep
+from kvmarch.machine.run import Task, begin, take_step
 from kvmarch.machine.world import Violation
 
 
@@ -74,10 +73,7 @@ class Runner:
         self.world.violations.clear()
         self.tasks = self.program.tasks()
         for task in self.tasks:
-            self.world.current = task
-            task.path = task.start()
-            self._send(task, None)
-        self.world.current = None
+            begin(self.world, task)
         self.world.violations.clear()
         self.cells.now = [0] * len(self.cells.names)
         self._log.clear()
@@ -98,29 +94,9 @@ class Runner:
         """Return a sequence of steps as a schedule."""
         return merged(tuple((self.names[task], 1) for task in tasks))
 
-    def _send(self, task: Task, value: Any) -> None:
-        assert task.path is not None
-        try:
-            task.pending = task.path.send(value)
-        except StopIteration as stop:
-            task.done, task.result, task.pending = True, stop.value, None
-            if task.held:
-                holds = ", ".join(lock.name for lock, _ in task.held)
-                self.world.violate("locks", f"{task.name} ends and still holds {holds}")
-
     def _step(self, i: int) -> bool:
         self.steps += 1
-        task, world = self.tasks[i], self.world
-        world.current = task
-        step = task.pending
-        if step.op.sleeps:
-            check_sleep(world, step.op)
-        value = step.op.fn(*step.args)
-        moved = value is not BLOCKED
-        if moved:
-            self._send(task, value)
-        world.current = None
-        return moved
+        return take_step(self.world, self.tasks[i])
 
     # -- measuring -------------------------------------------------------------
 

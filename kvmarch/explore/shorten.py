@@ -14,8 +14,7 @@ from kvmarch.errors import ExploreError
 from kvmarch.explore.cells import Image
 from kvmarch.explore.program import Program
 from kvmarch.explore.schedule import Schedule, merged
-from kvmarch.machine.run import Task
-from kvmarch.machine.steps import BLOCKED, check_sleep
+from kvmarch.machine.run import Task, begin, take_step
 from kvmarch.machine.world import Violation
 
 Moves = tuple[int, ...]
@@ -119,10 +118,7 @@ class _Trial:
         self.image.restore()
         self.tasks = self.program.tasks()
         for task in self.tasks:
-            self.world.current = task
-            task.path = task.start()
-            self._send(task, None)
-        self.world.current = None
+            begin(self.world, task)
         self.world.violations.clear()
 
     def close(self) -> None:
@@ -165,35 +161,18 @@ class _Trial:
     def _has(self, lost: Sequence[Violation]) -> bool:
         return any(violation.property == self.wanted for violation in lost)
 
-    def _send(self, task: Task, value: object) -> None:
-        assert task.path is not None
-        try:
-            task.pending = task.path.send(value)
-        except StopIteration as stop:
-            task.done, task.result, task.pending = True, stop.value, None
-            if task.held:
-                holds = ", ".join(lock.name for lock, _ in task.held)
-                self.world.violate("locks", f"{task.name} ends and still holds {holds}")
-
     def _step(self, i: int) -> tuple[bool, list[Violation]]:
         """Take a step if it can be taken; return whether, and what it has lost."""
         task, world = self.tasks[i], self.world
         if task.done:
             return False, []
-        world.current = task
-        step = task.pending
-        if step.op.sleeps:
-            check_sleep(world, step.op)
-        value = step.op.fn(*step.args)
-        if value is not BLOCKED:
-            self._send(task, value)
-        world.current = None
-        lost = list(world.violations) if value is not BLOCKED else []
+        moved = take_step(world, task)
+        lost = list(world.violations) if moved else []
         world.violations.clear()
-        if value is not BLOCKED and self.always:
+        if moved and self.always:
             lost += self.program.always()
             world.violations.clear()
-        return value is not BLOCKED, lost
+        return moved, lost
 
     def _at_rest(self) -> list[Violation]:
         """Return what is lost at the end, if no task can move."""

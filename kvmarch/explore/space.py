@@ -24,8 +24,7 @@ from kvmarch.explore.node import (
 )
 from kvmarch.explore.program import Program
 from kvmarch.explore.standpoint import standpoint
-from kvmarch.machine.run import Task
-from kvmarch.machine.steps import BLOCKED, check_sleep
+from kvmarch.machine.run import Task, begin, take_step
 from kvmarch.machine.world import Violation
 
 LOCAL_BOUND = 10_000
@@ -135,9 +134,7 @@ class Space:
         self._tasks = self.program.tasks()
         self._log.clear()
         for task in self._tasks:
-            self.world.current = task
-            task.path = task.start()
-            self._send(task, None)
+            begin(self.world, task)
             if self._log.read or self._log.stored or self.world.violations:
                 raise ExploreError(
                     f"{task.name} looks at the machine before its first step: when "
@@ -148,30 +145,9 @@ class Space:
 
     # -- on the machine --------------------------------------------------------
 
-    def _send(self, task: Task, value: Any) -> None:
-        assert task.path is not None
-        try:
-            task.pending = task.path.send(value)
-        except StopIteration as stop:
-            task.done, task.result, task.pending = True, stop.value, None
-            if task.held:
-                holds = ", ".join(lock.name for lock, _ in task.held)
-                self.world.violate("locks", f"{task.name} ends and still holds {holds}")
-
     def _step(self, i: int) -> bool:
         """Take one step of a task; return whether it could move."""
-        task = self._tasks[i]
-        world = self.world
-        world.current = task
-        step = task.pending
-        if step.op.sleeps:
-            check_sleep(world, step.op)
-        value = step.op.fn(*step.args)
-        moved = value is not BLOCKED
-        if moved:
-            self._send(task, value)
-        world.current = None
-        return moved
+        return take_step(self.world, self._tasks[i])
 
     def path_to(self, state: int) -> list[int]:
         """Return the states through which the search has reached one."""

@@ -1,6 +1,6 @@
 """Run tasks once, along one schedule."""
 
-__all__ = ["Outcome", "Task", "run", "run_along", "run_path"]
+__all__ = ["Outcome", "Task", "begin", "run", "run_along", "run_path", "take_step"]
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -214,13 +214,50 @@ def _advance(world: World, task: Task, count: int) -> int:
             step = send(value)
         task.pending = step
     except StopIteration as stop:
-        task.done, task.result, task.pending = True, stop.value, None
-        if task.held:
-            holds = ", ".join(lock.name for lock, _ in task.held)
-            world.violate("locks", f"{task.name} ends and still holds {holds}")
+        _end(world, task, stop.value)
     finally:
         world.current = None
     return world.steps - begun
+
+
+def _end(world: World, task: Task, result: Any) -> None:
+    task.done, task.result, task.pending = True, result, None
+    if task.held:
+        holds = ", ".join(lock.name for lock, _ in task.held)
+        world.violate("locks", f"{task.name} ends and still holds {holds}")
+
+
+def begin(world: World, task: Task) -> None:
+    """Bring a task to its first step, which it does not take yet."""
+    world.current = task
+    task.path = task.start()
+    _send(world, task, None)
+    world.current = None
+
+
+def take_step(world: World, task: Task) -> bool:
+    """Take one step of a task that has begun; return whether it could move.
+
+    For those who drive tasks step by step; steps are not counted.
+    """
+    world.current = task
+    step = task.pending
+    if step.op.sleeps:
+        check_sleep(world, step.op)
+    value = step.op.fn(*step.args)
+    moved = value is not BLOCKED
+    if moved:
+        _send(world, task, value)
+    world.current = None
+    return moved
+
+
+def _send(world: World, task: Task, value: Any) -> None:
+    assert task.path is not None
+    try:
+        task.pending = task.path.send(value)
+    except StopIteration as stop:
+        _end(world, task, stop.value)
 
 
 def _close(tasks: Iterable[Task]) -> None:
