@@ -79,15 +79,27 @@ def merged(turns: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
 
 
 def schedule_of(space: Space, found: Found, where: str) -> Schedule:
-    """Return the schedule on which a property was found lost."""
-    turns = [(space.names[i], count) for i, count in enumerate(space.lead)]
-    chain = space.path_to(found.state)
-    for before, after in pairwise(chain):
-        i, count = space.move_between(before, after)
-        turns.append((space.names[i], count))
+    """Return the schedule on which a property was found lost.
+
+    A task's first steps, which touch nothing, are taken when it first moves: who does
+    not matter does not appear.
+    """
+    moves = [
+        space.move_between(before, after)
+        for before, after in pairwise(space.path_to(found.state))
+    ]
     if found.task >= 0:
         number = found.state >> space.shifts[found.task] & NUMBER
         node = space.nodes[found.task][number]
         part = found.state & node.mask
-        turns.append((space.names[found.task], node.counts.get(part, 1)))
+        moves.append((found.task, node.counts.get(part, 1)))
+    lead = list(space.lead)
+    if found.task < 0:
+        # What is lost at the end is lost when all that can be done has been.
+        lead, idle = [0] * len(lead), lead
+        moves[:0] = list(enumerate(idle))
+    turns = []
+    for i, count in moves:
+        turns.append((space.names[i], lead[i] + count))
+        lead[i] = 0
     return Schedule(where, space.names, merged(tuple(turns)))
