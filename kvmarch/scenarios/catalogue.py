@@ -130,17 +130,16 @@ def _check(
         outcomes[number] = outcome
     found = {}
     for scenario in scenarios:
-        mine = [
-            outcomes[number]
-            for number, work in enumerate(works)
-            if work.scenario is scenario
-        ]
+        numbers = [n for n, work in enumerate(works) if work.scenario is scenario]
+        mine = [outcomes[number] for number in numbers]
         found[scenario.name] = measure(mine)
+        # Of the architectures that were asked for none may have had the bug.
+        had = any(row.verdict != "never" for n in numbers for row in works[n].expected)
         for outcome in mine:
             table.notes.extend(outcome.notes)
             if outcome.status == 1 or not table.status:
                 table.status = outcome.status
-        if mine and not found[scenario.name]:
+        if had and not found[scenario.name]:
             table.status = 1
             table.notes.append(f"FAILED {scenario.name}: the bug is found in no kernel")
     return found

@@ -102,3 +102,11 @@ def test_a_check_says_what_is_not_as_expected(tmp_path, monkeypatch):
 
     assert table.status == 1
     assert any(note.startswith("FAILED") for note in table.notes)
+
+
+def test_an_architecture_that_never_had_a_bug_does_not_fail_its_check():
+    table = bugs_table(
+        PLUGINS, Choose(("x86",)), check=True, names=("change-pte-invalid-slot",)
+    )
+
+    assert table.status == 0
