@@ -171,8 +171,16 @@ def _copy(mm: Mm, vpn: int) -> tuple[int, int]:
 
 
 @op(name="pte_same?")
-def _is_same(mm: Mm, vpn: int, entry: int) -> bool:
-    return mm.ptes.get(vpn, 0) == entry
+def _is_same(mm: Mm, vpn: int, entry: int, new: int) -> bool:
+    """Return whether the PTE is still the one that was copied from.
+
+    Then the copy counts as mapped at once (page_add_new_anon_rmap()): the page-table
+    lock is held until it is, and whoever zaps it later takes the count back.
+    """
+    same = mm.ptes.get(vpn, 0) == entry
+    if same:
+        mm.host.pages[new].maps += 1
+    return same
 
 
 @op(name="put copy")
@@ -197,10 +205,9 @@ def set_pte_at(mm: Mm, vpn: int, entry: int) -> None:
 
 
 @op(name="put old page")
-def _replaced(mm: Mm, old: int, new: int) -> None:
-    """Account a page that took another one's place in one mapping."""
+def _replaced(mm: Mm, old: int) -> None:
+    """Give up the page whose place in one mapping another one took."""
     host = mm.host
-    host.pages[new].maps += 1
     if old != host.zero_pfn:
         host.pages[old].maps -= 1
         host.put(old)
@@ -222,14 +229,14 @@ async def wp_page_copy(mm: Mm, vpn: int) -> bool:
     end = hva + (1 << mm.page_shift)
     await mm.k.change_pte_start(mm, hva, end)
     async with mm.ptl.write():
-        same = await _is_same(mm, vpn, before)
+        same = await _is_same(mm, vpn, before, new)
         if same:
             await ptep_clear_flush(mm, vpn)
             bits = PRESENT | WRITE | DIRTY | YOUNG | SOFT_DIRTY | before & EXEC
             await mm.k.set_pte_at_notify(mm, vpn, new << PFN_SHIFT | bits)
     await mm.k.change_pte_end(mm, hva, end)
     if same:
-        await _replaced(mm, old, new)
+        await _replaced(mm, old)
     else:
         await _put_copy(mm, old, new)
     return True

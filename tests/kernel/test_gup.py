@@ -347,3 +347,20 @@ def test_a_copy_is_given_up_if_the_entry_has_changed(one, other, steps):
     assert len(left) <= pages + 1
     assert all(page.refs == max(page.maps, 1) for page in left)
     assert one.lost == []
+
+
+@pytest.mark.parametrize("steps", range(30))
+def test_no_count_of_mappings_is_ever_negative(one, steps):
+    one.do(fork(one.mm))
+    copying = one.actor("copy", wp_page_copy(one.mm, one.vpn(0)))
+    for _ in range(steps):
+        copying.step()
+    zapping = one.actor("zap", madvise_dontneed(one.mm, one.at(0), one.at(1)))
+    counts = []
+    one.world.observer = lambda _task, _step: counts.append(
+        min(page.maps for page in one.host.pages.values())
+    )
+
+    one.interleave(zapping, copying)
+
+    assert min(counts) >= 0
