@@ -206,16 +206,16 @@ def _watch(kind: type, name: str) -> property:
 
 
 @contextmanager
-def watched(kinds: Iterable[type]) -> Iterator[Log]:
+def watched(kinds: Iterable[type[Any]]) -> Iterator[Log]:
     """Write down every access to a variable of these classes.
 
     :returns: the log; whoever uses it clears it.
     """
-    before: list[tuple[type, str, Any]] = []
+    before: list[tuple[type[Any], str, Any]] = []
     absent = object()
     try:
         for kind in dict.fromkeys(kinds):
-            for name in kind.variables:  # type: ignore[attr-defined]
+            for name in kind.variables:
                 before.append((kind, name, vars(kind).get(name, absent)))
                 setattr(kind, name, _watch(kind, name))
         _log.clear()
@@ -343,8 +343,9 @@ class Cells:
     def freeze(self, value: Any) -> Hashable:
         """Return a value as one that can be compared and hashed."""
         kind = type(value)
+        same: Hashable = value
         if kind in ATOMS:
-            return value  # type: ignore[no-any-return]
+            return same
         if isinstance(value, tuple):
             return tuple([self.freeze(item) for item in value])
         if kind is list:
@@ -365,6 +366,7 @@ class Cells:
 
     def _freeze_object(self, value: Any) -> Hashable:
         kind = type(value)
+        same: Hashable = value
         if isinstance(value, self._fixed):
             return kind.__name__, id(value)
         if id(value) in self._known and not hasattr(value, "freeze"):
@@ -377,7 +379,7 @@ class Cells:
             frozen: Hashable = self.freeze(value.freeze())
             return frozen
         if _is_frozen(kind):
-            return value  # type: ignore[no-any-return]
+            return same
         if isinstance(value, Coroutine | Generator):
             return kind.__name__
         if isinstance(value, MethodType):
@@ -388,7 +390,7 @@ class Cells:
             inside = [self.freeze(c.cell_contents) for c in value.__closure__ or ()]
             return "function", value.__code__, *inside
         if isinstance(value, _FIXED):
-            return value  # type: ignore[return-value]
+            return same
         if is_dataclass(kind):
             return kind.__name__, *(
                 self.freeze(getattr(value, field.name)) for field in fields(kind)

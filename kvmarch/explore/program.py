@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from kvmarch.machine.run import Task
-from kvmarch.machine.world import Violation, World
+from kvmarch.machine.world import Piece, Violation, World
 
 
 class Program(Protocol):
@@ -26,7 +26,7 @@ class Program(Protocol):
         """Return classes whose objects never change."""
         ...
 
-    def pieces(self) -> tuple[type, ...]:
+    def pieces(self) -> tuple[type[Piece], ...]:
         """Return the classes of pieces that steps make."""
         ...
 

@@ -71,9 +71,9 @@ def _better(trial: "_Trial", best: Moves, candidates: Iterator[Moves]) -> Moves 
 
 def _with_less(moves: Moves) -> Iterator[Moves]:
     """Yield sequences with steps left out: many first, of one task or of all."""
-    of = [range(len(moves))]
+    of = [list(range(len(moves)))]
     of += [
-        [at for at, task in enumerate(moves) if task == who]  # type: ignore[misc]
+        [at for at, task in enumerate(moves) if task == who]
         for who in sorted(set(moves))
     ]
     size = len(moves) // 2

@@ -18,7 +18,6 @@ __all__ = [
 from typing import TYPE_CHECKING, Any
 
 from kvmarch.machine.host import PFN_SHIFT, PRESENT, WRITE, Mm
-from kvmarch.machine.world import Piece
 
 if TYPE_CHECKING:
     from kvmarch.kernel.memslots import Memslot
@@ -28,7 +27,7 @@ REMEMBERED = 4096
 """Pages of an invalidated range that are remembered; larger ranges are not checked."""
 
 
-class OpenRange(Piece):
+class OpenRange:
     """An invalidation between its start and its end.
 
     :param start: hva in bytes; ``end`` is exclusive.

@@ -13,7 +13,7 @@ from kvmarch.errors import ModelError
 from kvmarch.format.bits import EntryFormat, Field
 from kvmarch.machine.environment import Environment
 from kvmarch.machine.locks import Lock, LockClass
-from kvmarch.machine.world import Part, Piece, World
+from kvmarch.machine.world import Part, World
 
 MMAP_LOCK = LockClass("mmap_lock", rank=50, sleeps=True, shared=True)
 PAGE_TABLE_LOCK = LockClass("ptl", rank=60)
@@ -42,7 +42,7 @@ SPECIAL, EXEC = HostPte.special.mask, HostPte.exec.mask
 PFN_SHIFT = HostPte.pfn.low
 
 
-class Page(Piece):
+class Page:
     """One page of host memory.
 
     ``kind`` is ``anon``, ``ksm``, ``zero`` or ``file``; ``content`` a value that

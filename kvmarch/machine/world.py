@@ -5,7 +5,7 @@ __all__ = ["Event", "Part", "Piece", "Violation", "World"]
 from array import array
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 
 class Part:
@@ -25,19 +25,21 @@ class Part:
         return tuple(_freeze(getattr(self, name)) for name in self.variables)
 
 
-class Piece:
+class Piece(Protocol):
     """A small mutable object that lives in a container of some part.
 
     :attr:`variables` names the attributes that are its state. Whoever explores all
     interleavings keeps one state per piece, under its :meth:`key`.
     """
 
-    __slots__ = ()
-    variables: ClassVar[tuple[str, ...]] = ()
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Return the names of its state; an attribute of the class."""
+        ...
 
     def key(self) -> Hashable:
         """Return what tells this piece from all others of its machine."""
-        raise NotImplementedError
+        ...
 
 
 def _freeze(value: Any) -> Hashable:
@@ -92,6 +94,8 @@ class World:
         self.events: list[Event] = []
         self.violations: list[Violation] = []
         self.traced = traced
+        self.silent = False
+        """Keep no events although checks go on: for those who explore."""
         self.steps = 0
         self.current: Any = None
         self.observer: Callable[[Any, Any], None] | None = None
@@ -103,7 +107,7 @@ class World:
 
     def note(self, name: str, /, **data: Any) -> None:
         """Record an event of the step that runs now."""
-        if self.traced:
+        if self.traced and not self.silent:
             task = self.current.name if self.current is not None else ""
             self.events.append(Event(self.steps, task, name, data))
 

@@ -193,11 +193,11 @@ class Comparison:
         for entry in look["entries"]:
             pfn = self.k.entry_pfn.fn(self.k, self.options, entry, level)
             real = None if pfn is None else self.pages.get(pfn)
-            if real is not None:
-                entry = self.k.entry_repoint.fn(  # noqa: PLW2901
-                    self.k, self.options, entry, level, real
-                )
-            entries.append(entry)
+            entries.append(
+                entry
+                if real is None
+                else self.k.entry_repoint.fn(self.k, self.options, entry, level, real)
+            )
         return entries
 
     def maps(self, entry: int, level: int) -> bool:

@@ -12,6 +12,7 @@ __all__ = [
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from kvmarch.changes import Kernel
@@ -226,9 +227,7 @@ def tasks_of(
     return [
         Task(
             lines.name,
-            lambda lines=lines: task_path(  # type: ignore[misc]
-                context, results, lines.name, lines.steps
-            ),
+            partial(task_path, context, results, lines.name, lines.steps),
         )
         for lines in scenario.tasks
     ]

@@ -13,7 +13,7 @@ from kvmarch.kernel.checks import OpenRange
 from kvmarch.machine.host import Page
 from kvmarch.machine.run import Task
 from kvmarch.machine.steps import Op, Scope, Step
-from kvmarch.machine.world import Violation
+from kvmarch.machine.world import Piece, Violation
 from kvmarch.scenarios import properties
 from kvmarch.scenarios.play import check_dirty_logs, run_setup, set_up, tasks_of
 from kvmarch.scenarios.records import Scenario, StepLine
@@ -44,7 +44,7 @@ class ScenarioProgram:
         run_setup(scenario, self.context)
         self.world = self.context.machine.world
         # Events are for those who watch one run; the checks go on.
-        self.world.note = _ignore  # type: ignore[method-assign]
+        self.world.silent = True
         self._results = _Forgotten()
         for name, (_ask, bad) in scenario.bad.items():
             if properties.asks_for(bad, "exits"):
@@ -68,7 +68,7 @@ class ScenarioProgram:
         """Return classes whose objects never change."""
         return FIXED
 
-    def pieces(self) -> tuple[type, ...]:
+    def pieces(self) -> tuple[type[Piece], ...]:
         """Return the classes of pieces that steps make."""
         return Page, SparseTable, OpenRange
 
@@ -93,7 +93,3 @@ class ScenarioProgram:
             check_dirty_logs(self.context)
             lost += tuple(self.world.violations)
         return lost
-
-
-def _ignore(_name: str, /, **_data: Any) -> None:
-    """Take no notice of an event."""

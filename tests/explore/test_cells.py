@@ -5,7 +5,7 @@ import pytest
 from kvmarch.errors import ExploreError
 from kvmarch.explore.cells import Cells, Image, watched
 from kvmarch.explore.programs import Variable
-from kvmarch.machine.world import Part, Piece
+from kvmarch.machine.world import Part
 
 
 class Box(Part):
@@ -17,7 +17,7 @@ class Box(Part):
         self.names = []
 
 
-class Chip(Piece):
+class Chip:
     __slots__ = ("name", "value")
     variables = ("value",)
 
