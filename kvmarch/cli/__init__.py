@@ -11,10 +11,13 @@ if TYPE_CHECKING:
 
 def command_line() -> "click.Group":
     """Return the command group with every command."""
-    # Importing a module registers its commands.
-    from kvmarch.cli import catalogue, exploring, sweeping  # noqa: F401
+    from kvmarch.cli.catalogue import bugs, posts
     from kvmarch.cli.commands import cli
+    from kvmarch.cli.exploring import explain, explore
+    from kvmarch.cli.sweeping import sweep
 
+    for command in (explore, explain, posts, bugs, sweep):
+        cli.add_command(command)
     return cli
 
 

@@ -6,11 +6,11 @@ import sys
 
 import click
 
-from kvmarch.cli.commands import choose_of, cli, load_plugins, print_table
+from kvmarch.cli.commands import choose_of, load_plugins, print_table
 from kvmarch.cli.shared import arch_option, jobs_option, output_options
 
 
-@cli.command()
+@click.command()
 @click.option("--check", is_flag=True, help="Search every kernel; 1 if one differs.")
 @jobs_option
 @arch_option
@@ -33,7 +33,7 @@ def bugs(
     print_table(table, style, output)
 
 
-@cli.command()
+@click.command()
 @click.option("--check", is_flag=True, help="Search every kernel; 1 if one differs.")
 @jobs_option
 @arch_option

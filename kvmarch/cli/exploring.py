@@ -1,12 +1,12 @@
 """The commands that look at every interleaving."""
 
-__all__ = ["cli"]
+__all__ = ["explain", "explore", "how_of", "how_options"]
 
 from typing import Any
 
 import click
 
-from kvmarch.cli.commands import choose_of, cli, load_plugins, print_table, scenario_of
+from kvmarch.cli.commands import choose_of, load_plugins, print_table, scenario_of
 from kvmarch.cli.shared import (
     F,
     check_table_style,
@@ -86,7 +86,7 @@ def print_trace(trace: Any, style: str, output: str | None) -> None:
     emit(render_trace(trace, style), output)
 
 
-@cli.command()
+@click.command()
 @click.argument("scenario", required=False)
 @click.option("--all", "every", is_flag=True, help="Every scenario that expects any.")
 @how_options
@@ -148,7 +148,7 @@ def explore(
     print_table(table, style, output)
 
 
-@cli.command()
+@click.command()
 @click.argument("scenario")
 @click.option("--property", "wanted", default="", metavar="ID", help="Which one.")
 @how_options

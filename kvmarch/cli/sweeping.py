@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from kvmarch.cli.commands import choose_of, cli, load_plugins, print_table, scenario_of
+from kvmarch.cli.commands import choose_of, load_plugins, print_table, scenario_of
 from kvmarch.cli.exploring import how_of, how_options
 from kvmarch.cli.shared import choose_options, output_options, words
 
@@ -29,7 +29,7 @@ def _bar(done: int, cells: int) -> Iterator[Any]:
         yield lambda: bar.update(1)
 
 
-@cli.command()
+@click.command()
 @click.argument("scenarios", nargs=-1, metavar="[SCENARIO]...")
 @click.option("--all", "every", is_flag=True, help="Every scenario that expects any.")
 @click.option(

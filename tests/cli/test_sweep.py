@@ -14,8 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from kvmarch.cli import sweeping  # noqa: F401 - it registers the command
-
 RACE = """
 title = "a guest reads while its page is thrown away"
 setup = ["slot id=0 memory=ram gfn=0"]
