@@ -87,16 +87,10 @@ def _cyclic(after: list[set[int]], before: list[set[int]]) -> set[int]:
 def _moves(space: Space, state: int) -> list[tuple[int, int]]:
     """Return task and next state of every transition from a state that was expanded."""
     found = []
-    for i, shift in enumerate(space.shifts):
-        number = state >> shift & NUMBER
-        if number == space.done_of[i]:
-            continue
-        node = space.nodes[i][number]
-        change = node.known.get(state & node.mask)
-        if change is None:
-            # A reduced search has not asked every task whether it can move.
-            change = space.find(state, i)
-        if change is not BLOCKED_STEP:
+    for i in range(space.count):
+        # A reduced search has not asked every task whether it can move.
+        change = space.change(state, i)
+        if change is not None and change is not BLOCKED_STEP:
             found.append((i, state + change))
     return found
 
@@ -106,15 +100,11 @@ def _loop_moves(space: Space, loops: Loops, state: int) -> list[int]:
     found = []
     places = state & space.where
     for i, shift in enumerate(space.shifts):
-        number = places >> shift & NUMBER
         of = loops.of[i]
-        loop = of[number]
+        loop = of[places >> shift & NUMBER]
         if loop < 0:
             continue
-        node = space.nodes[i][number]
-        change = node.known.get(state & node.mask)
-        if change is None:
-            change = space.find(state, i)
+        change = space.change(state, i)
         if change is not BLOCKED_STEP:
             after = state + change
             if of[after >> shift & NUMBER] == loop:

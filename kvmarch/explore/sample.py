@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from kvmarch.explore.cells import watched
-from kvmarch.explore.node import BLOCKED_STEP, NUMBER
+from kvmarch.explore.node import BLOCKED_STEP
 from kvmarch.explore.program import Program
 from kvmarch.explore.search import Bounds, Search, end_of, is_out, look_at, peak_memory
 from kvmarch.explore.space import Space
@@ -94,17 +94,11 @@ def _walk(search: Search, pick: Pick, always: bool) -> int:
     while length < LONGEST:
         changes = {}
         waiting = False
-        for i, shift in enumerate(space.shifts):
-            number = state >> shift & NUMBER
-            if number == space.done_of[i]:
-                continue
-            node = space.nodes[i][number]
-            change = node.known.get(state & node.mask)
-            if change is None:
-                change = space.find(state, i)
+        for i in range(space.count):
+            change = space.change(state, i)
             if change is BLOCKED_STEP:
                 waiting = True
-            else:
+            elif change is not None:
                 changes[i] = change
         if not changes:
             search.depth = length

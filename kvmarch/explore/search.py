@@ -132,12 +132,12 @@ def explore(
 ) -> Search:
     """Visit every state that some schedule reaches.
 
+    :param order: ``breadth``, which finds shortest schedules first, or ``depth``.
+    :param always: ask the program's questions between all steps.
     :param reduce: leave out schedules that differ only in the order of steps that
         commute: verdicts and end states stay, shortest lengths may not.
     :param fairness: of locks, when it is asked whether all tasks end: ``queued`` or
         ``unfair``.
-    :param order: ``breadth``, which finds shortest schedules first, or ``depth``.
-    :param always: ask the program's questions between all steps.
     """
     space = Space(program)
     search = Search(space, reduction=Reduction(space) if reduce else None)
@@ -311,10 +311,7 @@ def _alone(space: Space, reduction: Reduction, state: int) -> int | None:
     It must lead to a state that is new, so that no task is put off for ever.
     """
     for i in reduction.alone(state):
-        node = space.nodes[i][state >> space.shifts[i] & NUMBER]
-        change = node.known.get(state & node.mask)
-        if change is None:
-            change = space.find(state, i)
+        change = space.change(state, i)
         if type(change) is int and state + change not in space.parents:
             return change
     return None

@@ -224,20 +224,11 @@ class Space:
     def move_between(self, before: int, after: int) -> tuple[int, int]:
         """Return which task leads from a state to the next, and its steps."""
         for i in range(self.count):
-            number = before >> self.shifts[i] & NUMBER
-            if number == self.done_of[i]:
+            change = self.known(before, i)
+            if change is None or change is BLOCKED_STEP or before + change != after:
                 continue
-            node = self.nodes[i][number]
-            part = before & node.mask
-            transition = node.known.get(part)
-            if transition is None:
-                transition = node.recall(before)
-            if (
-                transition is not None
-                and transition is not BLOCKED_STEP
-                and before + transition == after
-            ):
-                return i, node.counts.get(part, 1)
+            node = self.nodes[i][before >> self.shifts[i] & NUMBER]
+            return i, node.counts.get(before & node.mask, 1)
         raise ExploreError("a state has lost its predecessor")
 
     # -- standpoints -----------------------------------------------------------
@@ -297,6 +288,25 @@ class Space:
         wanted = self._find_here(state, i)
         self._run_ahead(i)
         return wanted
+
+    def known(self, state: int, i: int) -> Any:
+        """Return a task's transition; None if it is done or was never run here."""
+        number = state >> self.shifts[i] & NUMBER
+        if number == self.done_of[i]:
+            return None
+        node = self.nodes[i][number]
+        change = node.known.get(state & node.mask)
+        return node.recall(state) if change is None else change
+
+    def change(self, state: int, i: int) -> Any:
+        """Return a task's transition, run if it must be; None if the task is done.
+
+        :returns: the change of the state, or BLOCKED_STEP.
+        """
+        change = self.known(state, i)
+        if change is None and state >> self.shifts[i] & NUMBER != self.done_of[i]:
+            change = self.find(state, i)
+        return change
 
     def _find_here(self, state: int, i: int) -> Any:
         """Run a task's step from the state that the machine is in.

@@ -4,7 +4,7 @@ __all__ = ["Verdict", "verdict_of", "verdicts"]
 
 from dataclasses import dataclass
 
-from kvmarch.explore.node import BLOCKED_STEP, NUMBER
+from kvmarch.explore.node import BLOCKED_STEP
 from kvmarch.explore.search import Found, Search
 
 
@@ -52,14 +52,8 @@ def _is_avoidable(search: Search, name: str) -> bool:
         state = stack.pop()
         if state in search.ends or state in search.stuck:
             return True
-        for i, shift in enumerate(space.shifts):
-            number = state >> shift & NUMBER
-            if number == space.done_of[i]:
-                continue
-            node = space.nodes[i][number]
-            change = node.known.get(state & node.mask)
-            if change is None:
-                change = node.recall(state)
+        for i in range(space.count):
+            change = space.known(state, i)
             if change is None or change is BLOCKED_STEP:
                 continue
             lost = getattr(change, "violations", ())
