@@ -81,7 +81,7 @@ def bugs_table(
     progress: Callable[[str], None] = lambda _name: None,
     names: Iterable[str] = (),
 ) -> Table:
-    """Return one row per bug; candidates, which are open upstream, come last.
+    """Return one row per bug: of releases, of what was never merged, candidates.
 
     :param check: explore every kernel of which a scenario says something, and say
         where it is not so.
@@ -92,6 +92,7 @@ def bugs_table(
     table = Table("Bugs that the search finds again", COLUMNS)
     recorded = _recorded()
     candidates: list[tuple[Scenario, Bug, dict[str, Any]]] = []
+    unmerged: list[dict[str, Any]] = []
     chosen = tuple(names) or bug_names(plugins, choose)
     scenarios = [load(find(name, plugins.scenario_folders())) for name in chosen]
     if check:
@@ -102,14 +103,21 @@ def bugs_table(
         found = recorded.get(scenario.name, {})
         if bug.status == "candidate":
             candidates.append((scenario, bug, found))
+        elif bug.status == "unmerged":
+            unmerged.append(_row(scenario, bug, found))
         else:
             table.rows.append(_row(scenario, bug, found))
+    table.rows.extend(unmerged)
     for scenario, bug, found in candidates:
         table.rows.append(_row(scenario, bug, found))
         table.notes.append(
             f"candidate {scenario.name}: open upstream; {bug.confirm or bug.subject}"
         )
-    table.notes.insert(0, f"{len(table.rows)} bugs, {len(candidates)} candidates")
+    table.notes.insert(
+        0,
+        f"{len(table.rows) - len(unmerged) - len(candidates)} bugs of releases, "
+        f"{len(unmerged)} of what was never merged, {len(candidates)} candidates",
+    )
     return table
 
 
@@ -151,7 +159,7 @@ def _row(scenario: Scenario, bug: Bug, found: dict[str, Any]) -> dict[str, Any]:
         "id": scenario.name,
         "arch": bug.arch or "all",
         "status": bug.status,
-        "fix": bug.fix or ("open" if bug.status == "candidate" else ""),
+        "fix": bug.fix or {"candidate": "open"}.get(bug.status, ""),
         "releases": bug.releases,
         "property": found.get("property", lost[0].property if lost else ""),
         "kernel": found.get("kernel", ""),

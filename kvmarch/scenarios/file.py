@@ -16,6 +16,7 @@ from kvmarch.errors import ScenarioError, UnknownNameError
 from kvmarch.scenarios.columns import check_column
 from kvmarch.scenarios.properties import ASKED, compile_bad
 from kvmarch.scenarios.records import (
+    STATUSES,
     VERDICTS,
     Bug,
     Column,
@@ -263,8 +264,10 @@ class _Reader:
             self.take(row, "bug", "confirm", str, ""),
         )
         self.done(row, "bug", "subject, fix, releases, arch, status, source, confirm")
-        if made.status not in {"fixed", "candidate"}:
-            raise self.refuse("bug.status", f"{made.status!r} is no fixed, candidate")
+        if made.status not in STATUSES:
+            raise self.refuse(
+                "bug.status", f"{made.status!r} is none of {', '.join(STATUSES)}"
+            )
         return made
 
     def property(self, row: Any, where: str) -> tuple[str, str]:

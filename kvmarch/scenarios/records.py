@@ -2,6 +2,7 @@
 
 __all__ = [
     "FIRST_HVA",
+    "STATUSES",
     "VERDICTS",
     "Bug",
     "Column",
@@ -117,14 +118,19 @@ class Verdict:
     because: str = ""
 
 
+STATUSES = ("fixed", "unmerged", "candidate")
+"""Of a bug: it was in releases and is fixed; it would come with a patch or an order of
+steps that no release has; it is open upstream."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bug:
-    """The historical bug that a scenario shows.
+    """The bug that a scenario shows.
 
     :param subject: the fix's, in one line.
     :param fix: 12 digits of the fix's commit; empty if there is none.
     :param releases: in which releases it was, for people.
-    :param status: ``fixed``, or ``candidate`` for one that is open upstream.
+    :param status: see :data:`STATUSES`.
     :param confirm: what would confirm a candidate.
     """
 

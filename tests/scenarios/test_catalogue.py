@@ -10,7 +10,7 @@ from kvmarch.scenarios.catalogue import FOUND, bug_names, bugs_table, measure
 from kvmarch.scenarios.cells import cells_of
 from kvmarch.scenarios.compare import Choose
 from kvmarch.scenarios.file import find, load
-from kvmarch.scenarios.records import VERDICTS
+from kvmarch.scenarios.records import STATUSES, VERDICTS
 
 PLUGINS = load_plugins()
 RECORD = resources.files("kvmarch.scenarios") / "bugs" / FOUND
@@ -56,7 +56,8 @@ def test_a_bug_has_a_kernel_with_it_and_one_without(name):
 
 @pytest.mark.parametrize("arch", LEAST)
 def test_there_are_enough_bugs(arch):
-    found = [name for name in NAMES if load(find(name)).bug.arch == arch]
+    bugs = [load(find(name)).bug for name in NAMES]
+    found = [bug for bug in bugs if bug.arch == arch and bug.status != "unmerged"]
 
     assert len(found) >= LEAST[arch]
 
@@ -65,11 +66,12 @@ def test_candidates_come_last_and_say_what_would_confirm_them():
     table = bugs_table(PLUGINS, Choose())
     states = [row["status"] for row in table.rows]
 
-    assert states == sorted(states, reverse=True)
+    assert states == sorted(states, key=STATUSES.index)
+    assert states.count("fixed") >= 40
     assert len(table.rows) >= 40
     for name in NAMES:
         bug = load(find(name)).bug
-        assert bug.status == "fixed" or bug.confirm
+        assert bug.status != "candidate" or bug.confirm
 
 
 def test_a_check_names_the_bugs_it_explores():
