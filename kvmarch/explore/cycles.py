@@ -1,11 +1,41 @@
 """Livelock: a cycle that goes on for ever although every task gets its turn."""
 
-__all__ = ["FAIRNESS", "find_fair_cycle"]
+__all__ = ["FAIRNESS", "Cycle", "find_fair_cycle", "going_on"]
 
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 
 from kvmarch.explore.node import BLOCKED_STEP, NUMBER, Node
 from kvmarch.explore.space import Space
+from kvmarch.machine.world import Violation
+
+
+@dataclass(frozen=True, slots=True)
+class Cycle:
+    """A way from a state back to itself that fairness allows to be gone for ever.
+
+    :param state: where it begins.
+    :param moves: pairs of a state and the task that moves from there.
+    """
+
+    state: int
+    moves: tuple[tuple[int, int], ...]
+
+    @property
+    def moving(self) -> tuple[int, ...]:
+        """Return who moves in it."""
+        return tuple(sorted({i for _state, i in self.moves}))
+
+
+def going_on(names: Iterable[str], fairness: str) -> Violation:
+    """Return what is lost when tasks go round for ever."""
+    return Violation(
+        "ends",
+        f"{' and '.join(names)} can go on for ever, every task in turn (locks: "
+        f"{fairness})",
+        "",
+    )
 
 
 class Loops:
@@ -95,8 +125,8 @@ def _moves(space: Space, state: int) -> list[tuple[int, int]]:
     return found
 
 
-def _loop_moves(space: Space, loops: Loops, state: int) -> list[int]:
-    """Return the states to which a task moves without leaving its loop."""
+def _loop_moves(space: Space, loops: Loops, state: int) -> list[tuple[int, int]]:
+    """Return task and next state of each move that does not leave its task's loop."""
     found = []
     places = state & space.where
     for i, shift in enumerate(space.shifts):
@@ -108,7 +138,7 @@ def _loop_moves(space: Space, loops: Loops, state: int) -> list[int]:
         if change is not BLOCKED_STEP:
             after = state + change
             if of[after >> shift & NUMBER] == loop:
-                found.append(after)
+                found.append((i, after))
     return found
 
 
@@ -133,7 +163,7 @@ def _components(
         is_open.add(root)
         while work:
             state, moves = work[-1]
-            for after in moves:
+            for _task, after in moves:
                 if after not in allowed:
                     continue
                 if after not in index:
@@ -157,7 +187,9 @@ def _components(
                         component.append(member)
                         if member == state:
                             break
-                    if len(component) > 1 or state in _loop_moves(space, loops, state):
+                    if len(component) > 1 or any(
+                        after == state for _, after in _loop_moves(space, loops, state)
+                    ):
                         yield component
 
 
@@ -167,8 +199,8 @@ FAIRNESS = ("queued", "unfair")
 
 def find_fair_cycle(
     space: Space, roots: Iterable[int], fairness: str = "queued"
-) -> tuple[int, tuple[int, ...]] | None:
-    """Return a state of a cycle that weak fairness allows, and who moves in it.
+) -> Cycle | None:
+    """Return a cycle that weak fairness allows: of those reached first, a shortest.
 
     A task that could move in every state of the cycle must move in it. With queued
     locks whoever waits for one that is given up in the cycle gets it in the end, so
@@ -180,13 +212,20 @@ def find_fair_cycle(
     loops = Loops(space)
     if not loops:
         return None
+    depths = _Depths(space)
+    best: tuple[int, int] | None = None
+    chosen: set[int] = set()
     waiting = [_components(space, loops, roots, space.parents)]
     while waiting:
         for component in waiting.pop():
             inside = set(component)
             moving, passed_over = _who(space, inside, fairness)
             if moving and not passed_over:
-                return min(component), tuple(sorted(moving))
+                # Every state of it is in such a cycle.
+                nearest = min((depths.of(state), state) for state in component)
+                if best is None or nearest < best:
+                    best, chosen = nearest, inside
+                continue
             # A smaller cycle may leave out the states in which those could move that
             # the larger one forgets.
             rest = {
@@ -196,7 +235,29 @@ def find_fair_cycle(
             }
             if len(rest) < len(inside):
                 waiting.append(_components(space, loops, sorted(rest), rest))
-    return None
+    if best is None:
+        return None
+    return Cycle(best[1], _around(space, chosen, best[1], fairness))
+
+
+class _Depths:
+    """How far states are from the first one, along the way they were reached."""
+
+    def __init__(self, space: Space) -> None:
+        self.parents = space.parents
+        self._known = {space.initial: 0}
+
+    def of(self, state: int) -> int:
+        """Return the depth of one state."""
+        chain = []
+        while state not in self._known:
+            chain.append(state)
+            state = self.parents[state]
+        depth = self._known[state]
+        for below in reversed(chain):
+            depth += 1
+            self._known[below] = depth
+        return depth
 
 
 def _who(space: Space, inside: set[int], fairness: str) -> tuple[set[int], set[int]]:
@@ -209,3 +270,54 @@ def _who(space: Space, inside: set[int], fairness: str) -> tuple[set[int], set[i
         moving |= {i for i, after in moves if after in inside}
     must = set.union(*able) if fairness == "queued" else set.intersection(*able)
     return moving, must - moving
+
+
+def _around(
+    space: Space, inside: set[int], start: int, fairness: str
+) -> tuple[tuple[int, int], ...]:
+    """Return a shortest fair way from a state back to itself inside a component.
+
+    On the way each task that can move somewhere in the component moves; with unfair
+    locks it is enough that it once cannot.
+    """
+    everybody = {i for state in inside for i, _ in _moves(space, state)}
+    goal = sum(1 << i for i in everybody)
+
+    def excused(state: int) -> int:
+        if fairness == "queued":
+            return 0
+        able = {i for i, _ in _moves(space, state)}
+        return sum(1 << i for i in everybody - able)
+
+    first = start, excused(start)
+    came: dict[tuple[int, int], tuple[tuple[int, int], int]] = {}
+    queue = deque([first])
+    while queue:
+        here = queue.popleft()
+        state, met = here
+        for i, after in _moves(space, state):
+            if after not in inside:
+                continue
+            there = after, met | 1 << i | excused(after)
+            if there in came:
+                continue
+            came[there] = here, i
+            if there == (start, goal):
+                return _read_back(came, there, first)
+            queue.append(there)
+    raise AssertionError("a component has no way around")
+
+
+def _read_back(
+    came: dict[tuple[int, int], tuple[tuple[int, int], int]],
+    last: tuple[int, int],
+    first: tuple[int, int],
+) -> tuple[tuple[int, int], ...]:
+    moves = []
+    here = last
+    while True:
+        before, i = came[here]
+        moves.append((before[0], i))
+        if before == first:
+            return tuple(reversed(moves))
+        here = before

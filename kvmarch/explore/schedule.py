@@ -11,6 +11,8 @@ from kvmarch.explore.node import NUMBER
 from kvmarch.explore.search import Found
 from kvmarch.explore.space import Space
 
+CYCLE = "~"
+"""What comes before the turns that are taken for ever."""
 _TURN = re.compile(r"([a-z])(\d+)", re.ASCII)
 LONGEST = 9
 """Digits of the steps of one turn."""
@@ -22,21 +24,32 @@ class Schedule:
 
     :param where: scenario and machine that it belongs to, as one word.
     :param tasks: all tasks of the scenario, in order.
+    :param turns: what comes first; of most schedules, all.
+    :param cycle: what is then taken again and again.
     """
 
     where: str
     tasks: tuple[str, ...]
     turns: tuple[tuple[str, int], ...]
+    cycle: tuple[tuple[str, int], ...] = ()
 
     def __str__(self) -> str:
         letters = {name: chr(97 + n) for n, name in enumerate(self.tasks)}
-        turns = "".join(f"{letters[name]}{count}" for name, count in self.turns)
-        return f"{self.where}:{turns}"
+        turns, cycle = (
+            "".join(f"{letters[name]}{count}" for name, count in part)
+            for part in (self.turns, self.cycle)
+        )
+        return f"{self.where}:{turns}{CYCLE if cycle else ''}{cycle}"
 
     @property
     def steps(self) -> int:
-        """Return how many steps it has."""
+        """Return how many steps it has, up to where it goes round."""
         return sum(count for _name, count in self.turns)
+
+    @property
+    def around(self) -> int:
+        """Return how many steps it takes to go round once."""
+        return sum(count for _name, count in self.cycle)
 
     @classmethod
     def parse(cls, text: str, where: str, tasks: tuple[str, ...]) -> "Schedule":
@@ -51,20 +64,32 @@ class Schedule:
             raise ExploreError(
                 f"the schedule is of {place}, not of {where}: it means nothing here"
             )
-        if not re.fullmatch(r"([a-z]\d+)*", turns, re.ASCII):
-            raise ExploreError(f"{turns!r} are no turns such as a3b2")
-        found = []
-        for letter, count in _TURN.findall(turns):
-            number = ord(letter) - 97
-            if number >= len(tasks):
-                raise ExploreError(
-                    f"turn {letter}{count}: there is no task {letter}; there is a to "
-                    f"{chr(96 + len(tasks))}"
-                )
-            if len(count) > LONGEST:
-                raise ExploreError(f"turn {letter}{count[:LONGEST]}…: too many steps")
-            found.append((tasks[number], int(count)))
-        return cls(where, tasks, merged(tuple(found)))
+        first, mark, cycle = turns.partition(CYCLE)
+        parts = [_turns(part, tasks) for part in (first, cycle)]
+        if mark and not parts[1]:
+            raise ExploreError(f"after {CYCLE} must come the turns of a cycle")
+        return cls(where, tasks, *parts)
+
+
+def _turns(text: str, tasks: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+    """Return turns such as ``a3b2``.
+
+    :raises ExploreError: they are none, or there is no such task.
+    """
+    if not re.fullmatch(r"([a-z]\d+)*", text, re.ASCII):
+        raise ExploreError(f"{text!r} are no turns such as a3b2")
+    found = []
+    for letter, count in _TURN.findall(text):
+        number = ord(letter) - 97
+        if number >= len(tasks):
+            raise ExploreError(
+                f"turn {letter}{count}: there is no task {letter}; there is a to "
+                f"{chr(96 + len(tasks))}"
+            )
+        if len(count) > LONGEST:
+            raise ExploreError(f"turn {letter}{count[:LONGEST]}…: too many steps")
+        found.append((tasks[number], int(count)))
+    return merged(tuple(found))
 
 
 def merged(turns: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
@@ -89,10 +114,7 @@ def schedule_of(space: Space, found: Found, where: str) -> Schedule:
         for before, after in pairwise(space.path_to(found.state))
     ]
     if found.task >= 0:
-        number = found.state >> space.shifts[found.task] & NUMBER
-        node = space.nodes[found.task][number]
-        part = found.state & node.mask
-        moves.append((found.task, node.counts.get(part, 1)))
+        moves.append((found.task, _steps_of(space, found.state, found.task)))
     lead = list(space.lead)
     if found.task < 0:
         # What is lost at the end is lost when all that can be done has been.
@@ -102,4 +124,11 @@ def schedule_of(space: Space, found: Found, where: str) -> Schedule:
     for i, count in moves:
         turns.append((space.names[i], lead[i] + count))
         lead[i] = 0
-    return Schedule(where, space.names, merged(tuple(turns)))
+    cycle = [(space.names[i], _steps_of(space, state, i)) for state, i in found.cycle]
+    return Schedule(where, space.names, merged(tuple(turns)), merged(tuple(cycle)))
+
+
+def _steps_of(space: Space, state: int, i: int) -> int:
+    """Return how many steps a task's transition from a state has."""
+    node = space.nodes[i][state >> space.shifts[i] & NUMBER]
+    return node.counts.get(state & node.mask, 1)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kvmarch.explore.cells import watched
-from kvmarch.explore.cycles import find_fair_cycle
+from kvmarch.explore.cycles import find_fair_cycle, going_on
 from kvmarch.explore.node import BLOCKED_STEP, NUMBER
 from kvmarch.explore.program import Program
 from kvmarch.explore.reduce import Reduction
@@ -55,6 +55,8 @@ class Found:
     task: int
     length: int
     count: int = 1
+    cycle: tuple[tuple[int, int], ...] = ()
+    """Of tasks that go on for ever: where, and who moves there, once around."""
 
 
 @dataclass(slots=True)
@@ -187,19 +189,13 @@ def _look_for_livelock(search: Search) -> None:
     roots = sorted(search.back) if search.back is not None else space.parents
     cycle = find_fair_cycle(space, roots, search.fairness)
     if cycle is not None:
-        state, moving = cycle
-        who = " and ".join(space.names[i] for i in moving)
-        search.lose(
-            Violation(
-                "ends",
-                f"{who} can go on for ever, every task in turn (locks: "
-                f"{search.fairness})",
-                "",
-            ),
-            state,
-            -1,
-            len(space.path_to(state)) - 1,
-        )
+        state = cycle.state
+        who = [space.names[i] for i in cycle.moving]
+        lost = going_on(who, search.fairness)
+        search.lose(lost, state, -1, len(space.path_to(state)) - 1)
+        found = search.found["ends"]
+        if found.violation is lost:
+            found.cycle = cycle.moves
         # What goes through the cycle may still leave it and end.
         if state not in search.stuck:
             search.lost_at["ends"].discard(state)
