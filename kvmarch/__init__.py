@@ -40,6 +40,9 @@ __all__ = [
     "Translation",
     "Vcpu",
     "Vm",
+    "WalkLayout",
+    "WalkLevel",
+    "WalkRule",
     "age_without_lock",
     "faultin_pfn",
     "flush_by_request",
@@ -72,6 +75,7 @@ from kvmarch.changes import RELEASES, Change, Choice, Kernel
 from kvmarch.errors import EntryError, FormatError, KvmarchError
 from kvmarch.format.bits import EntryFormat, Field
 from kvmarch.format.table import Match, Table, TablePool
+from kvmarch.format.walk import WalkLayout, WalkLevel, WalkRule
 from kvmarch.kernel.dirty_log import take_dirty_log_protect
 from kvmarch.kernel.flush import (
     flush_by_request,

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from kvmarch.arch import ArchInfo, EntryKind, FaultResult
     from kvmarch.changes import Change, Choice, Kernel
+    from kvmarch.format.walk import WalkLayout
     from kvmarch.kernel.memslots import Memslot
     from kvmarch.kernel.vm import Vcpu, Vm
     from kvmarch.machine.steps import Path
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = ["API_VERSION", "OPTIONAL", "PATHS", "TIERS", "hookimpl", "hookspec"]
 
-API_VERSION = (1, 0)
+API_VERSION = (1, 1)
 """Major and minor number. A plugin needs the same major and no newer minor."""
 
 hookspec = pluggy.HookspecMarker("kvmarch")
@@ -130,6 +131,43 @@ def kvmarch_entry_repoint(
 
     :param entry: one for which :func:`kvmarch_entry_pfn` returns a page.
     :param pfn: the first page that the leaf shall map.
+    """
+
+
+@hookspec
+def kvmarch_walk(k: Kernel, options: Mapping[str, Any]) -> WalkLayout | None:
+    """Return how the tables of a VM are walked, as data.
+
+    With it images of memory can be walked and dumped (``kvmarch walk``), and the tree
+    of a stopped VM be found. State what hardware reads, not all that the kernel
+    knows: what an entry is called, and whether it has stray bits, is asked of
+    :func:`kvmarch_decode`, with the same level numbers. :class:`~kvmarch.WalkLayout`
+    documents each part; ``WalkRule.of`` makes a rule from a format.
+
+    A tree of three levels whose leaves may stand in the two lower ones::
+
+        def rules(level):
+            by_kind = {row.kind: row.format for row in rows if row.level == level}
+            yield WalkRule.of(by_kind["none"], "absent")
+            if "leaf" in by_kind:
+                yield WalkRule.of(by_kind["leaf"], "leaf", "pfn", 12)
+            if "table" in by_kind:
+                yield WalkRule.of(by_kind["table"], "table", "pfn", 12)
+
+        WalkLayout(
+            levels=(
+                WalkLevel(2, 30, 11, tuple(rules(2))),  # a root of 16 KiB
+                WalkLevel(1, 21, 9, tuple(rules(1))),
+                WalkLevel(0, 12, 9, tuple(rules(0))),
+            ),
+            page_shift=12,
+            permissions=("r", "w", "x"),
+            memory_type="pbmt",
+        )
+
+    :param options: complete; the number of levels, page size and the like are among
+        them.
+    :returns: the layout, or None if this MMU keeps no tree, as a hash table is none.
     """
 
 
@@ -429,6 +467,7 @@ OPTIONAL = frozenset(
         "kvmarch_destroy_vm",
         "kvmarch_vcpu_load",
         "kvmarch_vcpu_reload",
+        "kvmarch_walk",
     }
 )
 """Hooks that a plugin may leave out; the core then does nothing, or the usual."""

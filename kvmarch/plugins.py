@@ -304,6 +304,7 @@ _DEFAULTS: dict[str, Any] = {
     "memslots_updated": _nothing_path,
     "sync_dirty_log": _nothing_path,
     "destroy_vm": _nothing_path,
+    "walk": _nothing,
     "mmu_lock_kind": "spinlock",
     "generic_dirty_log": True,
     "user_slots_before": 32,

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from kvmarch import (
+    API_VERSION,
     ArchInfo,
     Change,
     Choice,
@@ -111,7 +112,7 @@ def test_a_choice_is_an_operation(altered):
     assert isinstance(plugins.link(loaded, (6, 1)).set_spte_gfn, Op)
 
 
-@pytest.mark.parametrize("api", [(1, 0)])
+@pytest.mark.parametrize("api", [(1, 0), API_VERSION])
 def test_an_api_that_fits(altered, api):
     assert check(altered(KVMARCH_API=api)).tier == 5
 
@@ -128,7 +129,7 @@ def overlapping():
     [
         pytest.param(
             {"KVMARCH_API": None},
-            r"plugin toy: KVMARCH_API must be a pair such as \(1, 0\)",
+            r"plugin toy: KVMARCH_API must be a pair such as \(1, 1\)",
             id="no-api",
         ),
         pytest.param(
@@ -139,12 +140,12 @@ def overlapping():
         ),
         pytest.param(
             {"KVMARCH_API": (2, 0)},
-            r"plugin toy: wants API 2\.0; this is API 1\.0",
+            r"plugin toy: wants API 2\.0; this is API 1\.1",
             id="other-major",
         ),
         pytest.param(
             {"KVMARCH_API": (1, 99)},
-            r"plugin toy: wants API 1\.99; this is API 1\.0",
+            r"plugin toy: wants API 1\.99; this is API 1\.1",
             id="newer-minor",
         ),
         pytest.param(

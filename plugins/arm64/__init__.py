@@ -24,6 +24,7 @@ from kvmarch_arm64 import (
     tlbi,
     vmid,
     walk,
+    walk_layout,
 )
 from kvmarch_arm64.arch_info import ARCH_INFO
 from kvmarch_arm64.layout import decode, formats
@@ -40,7 +41,7 @@ from kvmarch import (
     hookimpl,
 )
 
-KVMARCH_API = (1, 0)
+KVMARCH_API = (1, 1)
 
 MAPS = frozenset({"page", "block"})
 """Kinds of entries that lead to a page."""
@@ -142,6 +143,7 @@ def kvmarch_tlb_tag(vcpu: Vcpu) -> int:
     return number
 
 
+kvmarch_walk = hookimpl(walk_layout.walk_layout)
 kvmarch_translate = hookimpl(walk.translate)
 kvmarch_page_fault = hookimpl(fault.kvm_handle_guest_abort)
 kvmarch_unmap_gfn_range = hookimpl(notifier.kvm_unmap_gfn_range)

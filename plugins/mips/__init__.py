@@ -12,7 +12,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from kvmarch_mips import fault, gpa_table, memslots, notifier, pte, state, teardown, tlb
+from kvmarch_mips import (
+    fault,
+    gpa_table,
+    memslots,
+    notifier,
+    pte,
+    state,
+    teardown,
+    tlb,
+    walk_layout,
+)
 from kvmarch_mips.changes import CHANGES, CHOICES
 
 from kvmarch import (
@@ -29,10 +39,11 @@ from kvmarch import (
     Translation,
     Vcpu,
     Vm,
+    WalkLayout,
     hookimpl,
 )
 
-KVMARCH_API = (1, 0)
+KVMARCH_API = (1, 1)
 
 VZ = (4, 12)
 """The first release with hardware virtualisation (c992a4f6a9b0)."""
@@ -121,6 +132,12 @@ def kvmarch_entry_repoint(
     if level != 1 or not layout.format.accepts(entry):
         raise EntryError(f"{entry:#x} of level {level} leads to no page")
     return layout.format.fields["pfn"].set(entry, pfn)
+
+
+@hookimpl
+def kvmarch_walk(k: Kernel, options: Mapping[str, Any]) -> WalkLayout:
+    """Return how the GPA page table is walked."""
+    return walk_layout.walk_layout(k, options)
 
 
 @hookimpl

@@ -8,7 +8,16 @@ __all__ = ["KVMARCH_API"]
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kvmarch_ppc import changes, e500, hash_mmu, host_page, pr, radix, shadow
+from kvmarch_ppc import (
+    changes,
+    e500,
+    hash_mmu,
+    host_page,
+    pr,
+    radix,
+    shadow,
+    walk_layout,
+)
 from kvmarch_ppc.arch_info import ARCH_INFO
 from kvmarch_ppc.layout import decode, formats
 from kvmarch_ppc.ops import Backend, KvmppcOps
@@ -25,11 +34,12 @@ from kvmarch import (
     Translation,
     Vcpu,
     Vm,
+    WalkLayout,
     flush_by_request,
     hookimpl,
 )
 
-KVMARCH_API = (1, 0)
+KVMARCH_API = (1, 1)
 
 MMUS: Mapping[str, KvmppcOps] = {
     "radix": radix.RADIX,
@@ -92,6 +102,11 @@ def kvmarch_entry_repoint(
 ) -> int:
     ops = MMUS[options["mmu"]]
     return ops.entry_repoint(ops.make_layout(k, options), entry, level, pfn)
+
+
+@hookimpl
+def kvmarch_walk(k: Kernel, options: Mapping[str, Any]) -> WalkLayout | None:
+    return walk_layout.walk_layout(k, options)
 
 
 # -- map, unmap, flush -------------------------------------------------------------

@@ -21,6 +21,7 @@ from kvmarch_x86 import (
     teardown,
     translate,
     unmap,
+    walk_layout,
     zap_range,
 )
 from kvmarch_x86.arch_info import ARCH_INFO, machine_layout
@@ -41,7 +42,7 @@ from kvmarch import (
     hookimpl,
 )
 
-KVMARCH_API = (1, 0)
+KVMARCH_API = (1, 1)
 
 MAPS = frozenset({"leaf", "tracked"})
 """Kinds of entries that lead to a page."""
@@ -153,6 +154,7 @@ def kvmarch_flush_remote_tlbs(vm: Vm, start: int, end: int) -> Any:
     return flush_by_request(vm, start, end)
 
 
+kvmarch_walk = hookimpl(walk_layout.walk_layout)
 kvmarch_vcpu_load = hookimpl(flush.vcpu_load)
 kvmarch_handle_request = hookimpl(flush.handle_request)
 kvmarch_translate = hookimpl(translate.translate)
