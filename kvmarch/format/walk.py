@@ -4,17 +4,19 @@ An architecture states a :class:`WalkLayout`; whoever walks an image of memory, 
 address in Python or all of them in numpy, needs nothing else of it.
 """
 
-__all__ = ["ROLES", "WalkLayout", "WalkLevel", "WalkRule"]
+__all__ = ["ROLES", "Role", "WalkLayout", "WalkLevel", "WalkRule"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from kvmarch.errors import FormatError
 from kvmarch.format.bits import EntryFormat
 
-ROLES = ("table", "leaf", "kept", "absent")
+Role: TypeAlias = Literal["table", "leaf", "kept", "note", "absent"]
 """What an entry may be to a walk, see :class:`WalkRule`."""
+ROLES = ("table", "leaf", "kept", "note", "absent")
+_NOWHERE = frozenset({"note", "absent"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +25,9 @@ class WalkRule:
 
     :param role: ``table`` leads to the next lower level; ``leaf`` maps memory, and
         hardware may use it; ``kept`` still names a page, but hardware faults first
-        (aged by clearing its permissions, invalidated for a while); ``absent`` leads
-        nowhere and is passed over.
+        (aged by clearing its permissions, invalidated for a while); ``note`` leads
+        nowhere, but says something (MMIO, frozen, locked, an owner): it is listed;
+        ``absent`` is empty and passed over.
     :param mask: the bits that are looked at; none of them means that every entry is
         of this kind.
     :param value: what they must be: ``entry & mask == value``.
@@ -39,7 +42,7 @@ class WalkRule:
         bits, which are not the page's, must not be under a mask of ``address``.
     """
 
-    role: Literal["table", "leaf", "kept", "absent"]
+    role: Role
     mask: int
     value: int
     address: tuple[tuple[int, int], ...] = ()
@@ -49,7 +52,7 @@ class WalkRule:
     def of(
         cls,
         fmt: type[EntryFormat],
-        role: Literal["table", "leaf", "kept", "absent"],
+        role: Role,
         name: str = "",
         unit: int = 0,
         *,
@@ -64,10 +67,10 @@ class WalkRule:
         :param unit: log2 of the bytes that the field counts: the page shift if it
             is a page number, 0 if it is an address.
         :param exact: the entry must have no bit that no field claims; always so for
-            ``absent``, because an empty entry often has no fixed field at all.
+            ``absent`` and ``note``, which often have no fixed field at all.
         """
         mask = fmt.kind_mask
-        if exact or role == "absent":
+        if exact or role in _NOWHERE:
             mask |= ((1 << fmt.width) - 1) & ~fmt.known
         moves = []
         if name:
@@ -183,7 +186,7 @@ def _check(rule: WalkRule, level: WalkLevel, full: int) -> None:
         raise FormatError(f"{where}: {rule.value:#x} has bits beside {rule.mask:#x}")
     if any(not 0 <= mask <= full for mask in (rule.mask, *dict(rule.address))):
         raise FormatError(f"{where}: a mask is wider than the entry")
-    if (rule.role == "absent") == bool(rule.address):
+    if (rule.role in _NOWHERE) == bool(rule.address):
         raise FormatError(
             f"{where}: an entry that leads somewhere has an address, others have none"
         )

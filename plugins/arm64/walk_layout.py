@@ -12,6 +12,9 @@ from kvmarch_arm64.state import find_layout
 
 from kvmarch import Kernel, WalkLayout, WalkLevel, WalkRule
 
+ALL = (1 << Descriptor.width) - 1
+"""Every bit of an entry."""
+
 _AF = Leaf.af.mask
 
 
@@ -37,8 +40,8 @@ def walk_layout(k: Kernel, options: Mapping[str, Any]) -> WalkLayout:
 
 
 def _rules(layout: Layout, level: int, *, haf: bool) -> Iterator[WalkRule]:
-    valid = Descriptor.valid.mask
-    yield WalkRule("absent", valid, 0)
+    yield WalkRule("absent", ALL, 0)
+    yield WalkRule("note", Descriptor.valid.mask, 0)
     for at, kind, fmt in formats(layout):
         if at != level:
             continue

@@ -45,5 +45,7 @@ def _rules(layout: RadixLayout, level: int) -> Iterator[WalkRule]:
             yield WalkRule.of(row.format, "kept", "pfn", layout.page_shift)
         elif row.kind == "table":
             yield WalkRule.of(row.format, "table", "pa")
+        elif row.kind == "remains":
+            yield WalkRule.of(row.format, "note")
         else:
             yield WalkRule.of(row.format, "absent")

@@ -49,4 +49,4 @@ def _rules(layout: Layout, level: int) -> Iterator[WalkRule]:
         elif kind == "table":
             yield WalkRule.of(fmt, "table", "pfn", PAGE_SHIFT)
         else:
-            yield WalkRule.of(fmt, "absent")
+            yield WalkRule.of(fmt, "absent" if kind == "none" else "note")

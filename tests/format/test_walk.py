@@ -103,7 +103,7 @@ def test_size_and_reach_follow_from_the_levels():
         ),
         (
             (WalkLevel(1, 12, 9, (WalkRule("page", 1, 1, LEAF.address),)),),
-            "level 1, page: there is table, leaf, kept, absent",
+            "level 1, page: there is table, leaf, kept, note, absent",
         ),
     ],
 )
