@@ -1,6 +1,6 @@
 """Put one scenario side by side over architectures and releases."""
 
-__all__ = ["Choose", "compare"]
+__all__ = ["Choose", "compare", "meant"]
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -206,7 +206,7 @@ def _row(
         table.status = max(table.status, 3)
         row["note"] = "cut by the bound on steps"
     for expect in scenario.expects:
-        if _meant(expect, row, release, choose):
+        if meant(expect, row, release, choose):
             for name, value in expect.values.items():
                 if row[name] != value:
                     table.status = 1
@@ -216,9 +216,10 @@ def _row(
     return row
 
 
-def _meant(
+def meant(
     expect: Expect, row: Mapping[str, Any], release: Release, choose: Choose
 ) -> bool:
+    """Return whether an expectation speaks of a row of the comparison."""
     return (
         expect.arch in {"", row["arch"]}
         and expect.mmu in {"", row["mmu"]}

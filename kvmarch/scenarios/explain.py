@@ -1,7 +1,8 @@
 """Tell how a property is lost: the shortest schedule, and what its steps change."""
 
-__all__ = ["explain"]
+__all__ = ["explain", "told"]
 
+from collections.abc import Callable
 from contextlib import suppress
 
 from kvmarch.changes import show_release
@@ -14,6 +15,7 @@ from kvmarch.scenarios.cells import Explored, How, cells_of, explore_cell
 from kvmarch.scenarios.compare import Choose
 from kvmarch.scenarios.properties import ALWAYS_ON
 from kvmarch.scenarios.records import Scenario
+from kvmarch.scenarios.states import States
 from kvmarch.scenarios.trace import check_property, replay, trace_of
 
 
@@ -36,7 +38,7 @@ def explain(
         found = [v for v in explored.verdicts if wanted in {"", v.property}]
         if found:
             shortest = how is None or (how.order == "breadth" and not how.reduce)
-            return _told(explored, found[0], plugins, shortest=shortest)
+            return told(explored, found[0], plugins, shortest=shortest)
         cut = explored.search.cut
         where = f"{cell.arch.name} {show_release(cell.release)} {cell.changes}".strip()
         verdict = f"unknown, cut at {cut}" if cut else "never"
@@ -46,9 +48,19 @@ def explain(
     return Trace(scenario.title, tasks, "", [], notes, explained=True)
 
 
-def _told(
-    explored: Explored, verdict: Verdict, plugins: Plugins, *, shortest: bool
+def told(
+    explored: Explored,
+    verdict: Verdict,
+    plugins: Plugins,
+    *,
+    shortest: bool,
+    each: Callable[[States], None] | None = None,
 ) -> Trace:
+    """Return the schedule on which a property is lost, with what its steps change.
+
+    :param shortest: the search was one that finds shortest schedules.
+    :param each: called with the states before the first step and after each one.
+    """
     schedule = explored.schedule(verdict)
     assert schedule is not None
     assert verdict.found is not None
@@ -58,7 +70,7 @@ def _told(
         schedule, _lost = shorten(
             program, schedule, verdict.property, always=program.asks_always
         )
-    replayed = replay(explored.cell, schedule, plugins, states=True)
+    replayed = replay(explored.cell, schedule, plugins, states=True, each=each)
     trace = trace_of(replayed)
     trace.explained = True
     found = verdict.found.violation

@@ -5,7 +5,7 @@ name that people know, and compared. A few kinds are told shorter than they are:
 stage-2 entries as the architecture decodes them, host PTEs, TLBs, pages.
 """
 
-__all__ = ["States", "decoded"]
+__all__ = ["States", "decoded", "short"]
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -103,6 +103,10 @@ class States:
         self.values: dict[tuple[str, str], Any] = {}
         self.kinds: dict[tuple[str, str], Any] = {}
         self.look()
+
+    def name_of(self, part: Any) -> str:
+        """Return the name under which a part is told."""
+        return self._names[id(part)]
 
     def _name(self, part: Any, name: str) -> None:
         """Name a part, and those inside it after it."""
@@ -247,7 +251,8 @@ def _ranges(numbers: list[int]) -> Iterator[str]:
         last = number  # type: ignore[assignment]
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """Return a value as people read it."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "none"}[value]
     if isinstance(value, int):
@@ -255,9 +260,9 @@ def _short(value: Any) -> str:
     if isinstance(value, bytes):
         return f"0x{value[::-1].hex()}"
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        return f"({', '.join(map(_short, value))})"
+        return f"({', '.join(map(short, value))})"
     if is_dataclass(value) and type(value).__str__ is object.__str__:
-        inside = (f"{f.name}={_short(getattr(value, f.name))}" for f in fields(value))
+        inside = (f"{f.name}={short(getattr(value, f.name))}" for f in fields(value))
         return f"{type(value).__name__}({', '.join(inside)})"
     return str(value)
 
@@ -269,25 +274,25 @@ def _differences(label: str, old: Any, new: Any) -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in {**old, **new}:
             if key in old and key in new:
-                inside = f"{label}[{_short(key)}]" if type(key) is not str else key
+                inside = f"{label}[{short(key)}]" if type(key) is not str else key
                 inside = inside if inside is not key else f"{label}.{key}"
                 yield from _differences(inside, old[key], new[key])
             elif key in new:
-                yield f"{label} + {_short(key)}: {_short(new[key])}"
+                yield f"{label} + {short(key)}: {short(new[key])}"
             else:
-                yield f"{label} - {_short(key)}"
+                yield f"{label} - {short(key)}"
     elif isinstance(old, frozenset) and isinstance(new, frozenset):
-        yield from (f"{label} - {_short(x)}" for x in sorted(old - new, key=repr))
-        yield from (f"{label} + {_short(x)}" for x in sorted(new - old, key=repr))
+        yield from (f"{label} - {short(x)}" for x in sorted(old - new, key=repr))
+        yield from (f"{label} + {short(x)}" for x in sorted(new - old, key=repr))
     elif _are_lists(old, new):
         if len(old) == len(new):
             for number, (was, now) in enumerate(zip(old, new, strict=True)):
                 yield from _differences(f"{label}[{number}]", was, now)
         else:
-            yield from (f"{label} - {_short(x)}" for x in old if x not in new)
-            yield from (f"{label} + {_short(x)}" for x in new if x not in old)
+            yield from (f"{label} - {short(x)}" for x in old if x not in new)
+            yield from (f"{label} + {short(x)}" for x in new if x not in old)
     else:
-        yield f"{label} {_short(old)} -> {_short(new)}"
+        yield f"{label} {short(old)} -> {short(new)}"
 
 
 def _are_lists(old: Any, new: Any) -> bool:
@@ -316,7 +321,7 @@ def _tlb(label: str, old: dict[Any, Any], new: dict[Any, Any]) -> Iterator[str]:
         )
         pages = f"-{at.gfn + at.pages - 1:#x}" if at.pages > 1 else ""
         return (
-            f"gfn {at.gfn:#x}{pages} to pfn {at.pfn:#x} {rights}, tag {_short(key[0])}"
+            f"gfn {at.gfn:#x}{pages} to pfn {at.pfn:#x} {rights}, tag {short(key[0])}"
         )
 
     for key in {**old, **new}:

@@ -2,6 +2,7 @@
 
 __all__ = ["Replayed", "check_property", "replay", "shortened", "trace_of"]
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,9 +45,16 @@ class Replayed:
 class _Recorder:
     """Writes down each step, what it showed, and what it changed."""
 
-    def __init__(self, watch: tuple[int, ...], *, states: bool) -> None:
+    def __init__(
+        self,
+        watch: tuple[int, ...],
+        *,
+        states: bool,
+        each: Callable[[States], None] | None,
+    ) -> None:
         self.watch = watch
-        self.wants_states = states
+        self.wants_states = states or each is not None
+        self.each = each
         self.moves: list[Move] = []
         self.first = self.seen = 0
 
@@ -56,6 +64,8 @@ class _Recorder:
         self.states = States(context, FIXED, self.watch) if self.wants_states else None
         self.first = self.seen = len(self.world.violations)
         self.events = len(self.world.events)
+        if self.each is not None and self.states is not None:
+            self.each(self.states)
         return self.look
 
     def look(self, task: Any, step: Any) -> None:
@@ -64,6 +74,8 @@ class _Recorder:
         events, lost = world.events[self.events :], world.violations[self.seen :]
         self.events, self.seen = len(world.events), len(world.violations)
         changes = self.states.look() if self.states is not None else []
+        if self.each is not None and self.states is not None:
+            self.each(self.states)
         name = step.op.name
         self.moves.append(
             Move(
@@ -84,18 +96,24 @@ def _datum(events: list[Event], name: str, key: str) -> str:
 
 
 def replay(
-    cell: Cell, schedule: Schedule, plugins: Plugins, *, states: bool = False
+    cell: Cell,
+    schedule: Schedule,
+    plugins: Plugins,
+    *,
+    states: bool = False,
+    each: Callable[[States], None] | None = None,
 ) -> Replayed:
     """Run a schedule step by step, and stop where it ends.
 
     :param states: look after each step at what it has changed.
+    :param each: called with the states before the first step and after each one.
     :raises ExploreError: it asks for steps that cannot be taken.
     """
     k = link(cell.arch, cell.release, **cell.choose.changes_for(cell.arch, plugins))
     options = cell.arch.info.settle(
         cell.release, cell.choose.options_for(cell.arch, plugins)
     )
-    recorder = _Recorder(cell.scenario.watch, states=states)
+    recorder = _Recorder(cell.scenario.watch, states=states, each=each)
     try:
         played = play_along(cell.scenario, k, options, schedule.turns, recorder.begin)
     except ModelError as error:
