@@ -2,13 +2,14 @@
 
 __all__ = ["Measured", "Runner"]
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
 from kvmarch.explore.cells import Cells, Image, Log, watched
 from kvmarch.explore.program import Program
 from kvmarch.explore.schedule import merged
+from kvmarch.explore.standpoint import place_of
 from kvmarch.machine.run import Task, begin, take_step
 from kvmarch.machine.world import Violation
 
@@ -85,6 +86,13 @@ class Runner:
             self._step(task)
         self.world.violations.clear()
         self._look()
+
+    def state(self) -> tuple[dict[int, int], tuple[Hashable, ...]]:
+        """Return where the machine stands: what has changed, and each task's place."""
+        places = tuple(place_of(task, self.cells) for task in self.tasks)
+        self._log.clear()
+        values = {cell: number for cell, number in enumerate(self.cells.now) if number}
+        return values, places
 
     def is_done(self, task: int) -> bool:
         """Return whether a task has ended."""

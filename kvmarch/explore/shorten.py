@@ -12,13 +12,11 @@ from itertools import groupby
 
 from kvmarch.errors import ExploreError
 from kvmarch.explore.cells import Image
+from kvmarch.explore.endless import Endless, Moves, Round, moves_of
 from kvmarch.explore.program import Program
 from kvmarch.explore.schedule import Schedule, merged
 from kvmarch.machine.run import Task, begin, take_step
 from kvmarch.machine.world import Violation
-
-Moves = tuple[int, ...]
-"""Who takes each step, as the number of the task."""
 
 
 def shorten(
@@ -30,12 +28,11 @@ def shorten(
     :param always: ask the program's questions between all steps.
     :raises ExploreError: the schedule does not lose it.
     """
+    if schedule.cycle and wanted in {"", "ends"}:
+        return _shorten_cycle(program, schedule), "ends"
     trial = _Trial(program, always=always)
     try:
-        numbers = {name: number for number, name in enumerate(schedule.tasks)}
-        given = tuple(
-            numbers[name] for name, count in schedule.turns for _ in range(count)
-        )
+        given = moves_of(schedule.tasks, (*schedule.turns, *schedule.cycle))
         lost = trial.lost_on(given)
         if not lost or wanted not in {"", *lost}:
             what = wanted or "any property"
@@ -52,8 +49,66 @@ def shorten(
     finally:
         trial.begin()
         trial.close()
-    turns = merged(tuple((schedule.tasks[i], 1) for i in best))
-    return Schedule(schedule.where, schedule.tasks, turns), trial.wanted
+    return _schedule(schedule, best), trial.wanted
+
+
+def _schedule(given: Schedule, moves: Moves, cycle: Moves = ()) -> Schedule:
+    turns = [
+        merged(tuple((given.tasks[i], 1) for i in part)) for part in (moves, cycle)
+    ]
+    return Schedule(given.where, given.tasks, *turns)
+
+
+def _shorten_cycle(program: Program, schedule: Schedule) -> Schedule:
+    """Return a shorter schedule that goes round for ever.
+
+    :raises ExploreError: it does not.
+    """
+    first = moves_of(schedule.tasks, schedule.turns)
+    cycle = moves_of(schedule.tasks, schedule.cycle)
+    with Endless.of(program) as endless:
+        given = endless.round(first, cycle)
+        if not given.lost:
+            raise ExploreError(f"the schedule {schedule} does not lose ends")
+
+        def better(candidates: Iterator[tuple[Moves, Moves]]) -> bool:
+            nonlocal first, cycle
+            size = _sizes(first, cycle)
+            for pair in candidates:
+                if _sizes(*pair) < size and _is_like(given, endless, *pair):
+                    first, cycle = pair
+                    return True
+            return False
+
+        while (
+            better((less, cycle) for less in _with_less(first))
+            or better((first, less) for less in _with_less(cycle) if less)
+            or better(_begun_earlier(first, cycle))
+            or better((fewer, cycle) for fewer in _with_fewer_turns(first))
+            or better((first, fewer) for fewer in _with_fewer_turns(cycle))
+        ):
+            pass
+    return _schedule(schedule, first, cycle)
+
+
+def _is_like(given: Round, endless: Endless, first: Moves, cycle: Moves) -> bool:
+    """Return whether a schedule goes round under the same fairness."""
+    try:
+        return endless.round(first, cycle).fairness == given.fairness
+    except ExploreError:
+        return False
+
+
+def _begun_earlier(first: Moves, cycle: Moves) -> Iterator[tuple[Moves, Moves]]:
+    """Yield the cycle entered one step earlier, if it may be the same one."""
+    if first and first[-1] == cycle[-1]:
+        yield first[:-1], (cycle[-1], *cycle[:-1])
+
+
+def _sizes(first: Moves, cycle: Moves) -> tuple[int, int, int]:
+    """Return what is to become smaller: steps to the cycle, steps of it, turns."""
+    turns = [len(list(groupby(part))) for part in (first, cycle)]
+    return len(first), len(cycle), sum(turns)
 
 
 def _size(moves: Moves) -> tuple[int, int]:

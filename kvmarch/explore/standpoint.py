@@ -1,6 +1,6 @@
 """Where a suspended path stands: what its future depends on, besides the machine."""
 
-__all__ = ["standpoint"]
+__all__ = ["place_of", "standpoint"]
 
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
@@ -13,6 +13,7 @@ from typing import Any
 from kvmarch.errors import ExploreError
 from kvmarch.explore.cells import Cells
 from kvmarch.explore.liveness import live_names
+from kvmarch.machine.run import Task
 
 _PATHS = (CoroutineType, GeneratorType)
 _BACKWARDS: tuple[type, ...] = (reversed, type(reversed([])))
@@ -40,6 +41,16 @@ def _wanted(code: CodeType, at: int) -> tuple[str, ...]:
     return tuple(
         sorted(name for name in live_names(code, at) if not name.startswith("_spin"))
     )
+
+
+def place_of(task: Task, cells: Cells) -> Hashable:
+    """Return what tells where a task stands; None if it is done."""
+    if task.done:
+        return None
+    held = tuple((lock.name, mode) for lock, mode in task.held)
+    step = task.pending
+    doing = step.op, cells.freeze(step.args)
+    return held, doing, standpoint(task.path, cells)
 
 
 def standpoint(path: Any, cells: Cells) -> Hashable:

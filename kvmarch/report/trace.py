@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from typing import Any
@@ -67,6 +67,7 @@ class Trace:
     :param tasks: all tasks, in the scenario's order.
     :param explained: show what each step changed, one step below the other.
     :param lost: what was lost at the end, by no step.
+    :param cycle: the step from which on it goes round for ever; 0 if it does not.
     """
 
     title: str
@@ -76,6 +77,17 @@ class Trace:
     notes: list[str] = field(default_factory=list)
     lost: list[Loss] = field(default_factory=list)
     explained: bool = False
+    cycle: int = 0
+
+    @property
+    def around(self) -> int:
+        """Return how many steps it takes to go round once."""
+        return self.moves[-1].step + 1 - self.cycle if self.cycle else 0
+
+    @property
+    def end(self) -> str:
+        """Return when that is lost which no step loses."""
+        return "by going on so" if self.cycle else "at the end"
 
     def losses(self) -> Iterator[tuple[int, str, Loss]]:
         """Yield what was lost, with step and task; those of the end come last."""
@@ -102,6 +114,28 @@ def _rows(trace: Trace) -> Iterator[tuple[int, str, str]]:
             yield move.step, move.task, move.text
         for loss in move.lost:
             yield move.step, move.task, str(loss)
+
+
+def _again(trace: Trace) -> str:
+    """Return what is said where a cycle begins."""
+    last = trace.cycle + trace.around - 1
+    return f"for ever: steps {trace.cycle} to {last}, {trace.around} steps"
+
+
+def _marked(trace: Trace, lines: Iterable[tuple[int, str]]) -> Iterator[str]:
+    """Yield numbered lines, with rules around those of a cycle."""
+    begun = not trace.cycle
+    for step, line in lines:
+        if not begun and step >= trace.cycle:
+            begun = True
+            yield _rule(_again(trace))
+        yield line
+    if trace.cycle:
+        yield _rule(f"from here again: step {trace.cycle}")
+
+
+def _rule(text: str) -> str:
+    return f"-- {text} ".ljust(WIDTH, "-")
 
 
 def _shortened(text: str, width: int) -> str:
@@ -146,7 +180,8 @@ def _columns(trace: Trace) -> list[str]:
         line("step", {name: name for name in trace.tasks}),
         line("", dict.fromkeys(trace.tasks, ""), "-"),
     ]
-    lines.extend(line(str(step), {task: text}) for step, task, text in rows)
+    told = ((step, line(str(step), {task: text})) for step, task, text in rows)
+    lines.extend(_marked(trace, told))
     return lines
 
 
@@ -174,9 +209,13 @@ def _explained(trace: Trace) -> list[str]:
 
     lines = [f"{'step':{first}}  {'task':{names}}  what happens".rstrip()]
     lines.append(f"{'-' * first}  {'-' * names}  {'-' * (WIDTH - indent)}")
-    key = [(move.task, move.step if alone(move) else 0) for move in trace.moves]
+    told: list[tuple[int, str]] = []
+    key = [
+        (move.task, move.step if alone(move) else 0, move.step < trace.cycle)
+        for move in trace.moves
+    ]
     numbered = zip(key, trace.moves, strict=True)
-    for (task, step), group in groupby(numbered, key=lambda pair: pair[0]):
+    for (task, step, _before), group in groupby(numbered, key=lambda pair: pair[0]):
         moves = [move for _key, move in group]
         shown = [move for move in moves if move.text or move.lost]
         if not shown:
@@ -186,16 +225,16 @@ def _explained(trace: Trace) -> list[str]:
             numbers += f"-{moves[-1].step}"
         text = shown[0].text if step else f". {', '.join(m.text for m in shown)}"
         head = f"{numbers:{first}}  {task:{names}}  "
-        lines.extend(_wrapped(text, indent))
+        found = _wrapped(text, indent)
         # Wrapping has made room for the head in the first line.
-        at = len(lines) - len(_wrapped(text, indent))
-        lines[at] = head + lines[at][indent:]
+        found[0] = head + found[0][indent:]
         for move in shown:
             for change in move.changes:
-                lines.extend(_wrapped(change, indent + 4))
+                found.extend(_wrapped(change, indent + 4))
             for loss in move.lost:
-                lines.extend(_wrapped(f"{loss}: {loss.sentence}", indent))
-    return lines
+                found.extend(_wrapped(f"{loss}: {loss.sentence}", indent))
+        told.extend((moves[0].step, line) for line in found)
+    return [*lines, *_marked(trace, told)]
 
 
 def _text(trace: Trace) -> str:
@@ -212,7 +251,7 @@ def _text(trace: Trace) -> str:
 def _loss_notes(trace: Trace) -> list[str]:
     found = []
     for step, task, loss in trace.losses():
-        where = f"step {step}, {task}" if task else "at the end"
+        where = f"step {step}, {task}" if task else trace.end
         found.append(f"LOST {loss.property} ({where}): {loss.sentence}")
     if not found and trace.moves:
         found.append("no property was lost")
@@ -226,6 +265,10 @@ def _markdown(trace: Trace) -> str:
     table = Table(
         trace.title, (Column("step"), *(Column(name) for name in trace.tasks))
     )
+
+    def number(step: int) -> str:
+        return f"{step} (for ever)" if 0 < trace.cycle <= step else str(step)
+
     if trace.explained:
         table.columns = (
             Column("step"),
@@ -236,7 +279,7 @@ def _markdown(trace: Trace) -> str:
         for move in trace.moves:
             table.rows.append(
                 {
-                    "step": move.step,
+                    "step": number(move.step),
                     "task": move.task,
                     "what": " ".join((move.text, *map(str, move.lost))).strip(),
                     "changes": "; ".join(move.changes),
@@ -245,7 +288,7 @@ def _markdown(trace: Trace) -> str:
     else:
         for step, task, text in _rows(trace):
             cells = {**dict.fromkeys(trace.tasks, ""), task: text}
-            table.rows.append({"step": step, **cells})
+            table.rows.append({"step": number(step), **cells})
     table.notes = [*trace.notes, *_loss_notes(trace)]
     return render(table, "markdown")
 
@@ -268,6 +311,7 @@ def _json(trace: Trace) -> str:
         "schedule": trace.schedule,
         "tasks": list(trace.tasks),
         "steps": steps,
+        "cycle": {"step": trace.cycle, "steps": trace.around} if trace.cycle else None,
         "lost": [
             {
                 "property": loss.property,
@@ -285,15 +329,17 @@ def _json(trace: Trace) -> str:
 def _csv(trace: Trace) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("step", "task", "name", "line", "result", "changes", "lost"))
+    writer.writerow(
+        ("step", "task", "name", "line", "result", "changes", "lost", "for_ever")
+    )
     for move in trace.moves:
         lost = " ".join(loss.property for loss in move.lost)
         changes = "; ".join(move.changes)
-        writer.writerow(
-            (move.step, move.task, move.name, move.line, move.result, changes, lost)
-        )
+        what = move.name, move.line, move.result, changes, lost
+        again = "yes" if 0 < trace.cycle <= move.step else ""
+        writer.writerow((move.step, move.task, *what, again))
     for loss in trace.lost:
-        writer.writerow(("", "", "", "", "", "", loss.property))
+        writer.writerow(("", "", "", "", "", "", loss.property, ""))
     return out.getvalue()
 
 
@@ -317,20 +363,30 @@ def _mermaid(trace: Trace) -> str:
         yield f"    Note over {who}: {'<br/>'.join(map(_escaped, words))}"
         yield "    end"
 
-    for move in trace.moves:
-        if not move.text and not move.lost:
-            continue
-        words = [f"{move.step} {move.text}".strip(), *move.changes]
-        if move.lost:
-            words += [f"LOST {loss.property}: {loss.sentence}" for loss in move.lost]
-            lines.extend(red(letters[move.task], words))
-        else:
-            said = "<br/>".join(map(_escaped, words))
-            lines.append(f"    Note over {letters[move.task]}: {said}")
+    def notes(moves: Iterable[Move]) -> Iterator[str]:
+        for move in moves:
+            if not move.text and not move.lost:
+                continue
+            words = [f"{move.step} {move.text}".strip(), *move.changes]
+            if move.lost:
+                words += [
+                    f"LOST {lost.property}: {lost.sentence}" for lost in move.lost
+                ]
+                yield from red(letters[move.task], words)
+            else:
+                said = "<br/>".join(map(_escaped, words))
+                yield f"    Note over {letters[move.task]}: {said}"
+
+    first = trace.cycle - 1 if trace.cycle else len(trace.moves)
+    lines.extend(notes(trace.moves[:first]))
+    if trace.cycle:
+        lines.append(f"    loop {_again(trace)}")
+        lines.extend(notes(trace.moves[first:]))
+        lines.append("    end")
     ends = list(letters.values())
     over = ends[0] if len(ends) == 1 else f"{ends[0]},{ends[-1]}"
     for loss in trace.lost:
-        lines.extend(red(over, [f"LOST {loss.property} at the end: {loss.sentence}"]))
+        lines.extend(red(over, [f"LOST {loss.property} {trace.end}: {loss.sentence}"]))
     return "\n".join(lines) + "\n"
 
 
@@ -356,6 +412,11 @@ def _perfetto(trace: Trace) -> str:
             events.append(
                 event("X", move.name, tid, cat="step", ts=move.step, dur=1, args=args)
             )
+    if trace.cycle:
+        # A track of its own, so that it is seen above all that it holds.
+        events.append(event("M", "thread_name", 0, args={"name": "for ever"}))
+        again = {"ts": trace.cycle, "dur": trace.around}
+        events.append(event("X", _again(trace), 0, cat="cycle", **again))
     for step, task, loss in trace.losses():
         scope = "t" if task else "g"
         args = {"sentence": loss.sentence}

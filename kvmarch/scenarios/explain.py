@@ -3,14 +3,12 @@
 __all__ = ["explain", "told"]
 
 from collections.abc import Callable
-from contextlib import suppress
 
 from kvmarch.changes import show_release
-from kvmarch.errors import ExploreError
 from kvmarch.explore.shorten import shorten
 from kvmarch.explore.verdict import Verdict
 from kvmarch.plugins import Plugins
-from kvmarch.report.trace import Loss, Trace
+from kvmarch.report.trace import Trace
 from kvmarch.scenarios.cells import Explored, How, cells_of, explore_cell
 from kvmarch.scenarios.compare import Choose
 from kvmarch.scenarios.properties import ALWAYS_ON
@@ -63,25 +61,20 @@ def told(
     """
     schedule = explored.schedule(verdict)
     assert schedule is not None
-    assert verdict.found is not None
     program = explored.cell.program(plugins)
-    # That tasks go on for ever is seen by the search only: nothing to run for it.
-    with suppress(ExploreError):
-        schedule, _lost = shorten(
-            program, schedule, verdict.property, always=program.asks_always
-        )
+    schedule, _lost = shorten(
+        program, schedule, verdict.property, always=program.asks_always
+    )
     replayed = replay(explored.cell, schedule, plugins, states=True, each=each)
     trace = trace_of(replayed)
     trace.explained = True
-    found = verdict.found.violation
-    if all(loss.property != verdict.property for _, _, loss in trace.losses()):
-        trace.lost.append(Loss(found.property, found.sentence))
     search = explored.search
+    again = f", and {schedule.around} steps for ever" if schedule.cycle else ""
     of = f"of {search.states} states" if not search.cut else f"cut at {search.cut}"
     trace.notes.append(
         f"{verdict.property} is lost {verdict.verdict}; this is "
         f"{'its shortest' if shortest else 'one'} schedule, "
-        f"{schedule.steps} steps, turns {len(schedule.turns)} ({of})"
+        f"{schedule.steps} steps, turns {len(schedule.turns)}{again} ({of})"
     )
     trace.notes.extend(
         f"{known.id}: {known.sentence} ({known.source})"

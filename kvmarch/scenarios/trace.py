@@ -8,6 +8,7 @@ from typing import Any
 
 from kvmarch.changes import show_release
 from kvmarch.errors import ExploreError, ModelError, UnknownNameError
+from kvmarch.explore.endless import Endless, Round, moves_of
 from kvmarch.explore.schedule import Schedule
 from kvmarch.explore.shorten import shorten
 from kvmarch.machine.world import Event, Violation
@@ -26,8 +27,9 @@ from kvmarch.scenarios.verbs import Context
 class Replayed:
     """A schedule that was run step by step.
 
-    :param moves: its steps, each with what it showed.
+    :param moves: its steps, each with what it showed; of a cycle, once around.
     :param rest: what was lost before the first step or after the last one.
+    :param round: what going round once has shown, if it goes round.
     """
 
     cell: Cell
@@ -35,11 +37,13 @@ class Replayed:
     played: Played
     moves: list[Move]
     rest: list[Violation]
+    round: Round | None = None
 
     @property
     def violations(self) -> list[Violation]:
-        """Return what was lost on the way."""
-        return self.played.violations
+        """Return what was lost on the way, or is by going on so."""
+        lost = self.round.lost if self.round is not None else ()
+        return [*self.played.violations, *lost]
 
 
 class _Recorder:
@@ -105,9 +109,12 @@ def replay(
 ) -> Replayed:
     """Run a schedule step by step, and stop where it ends.
 
+    One with a cycle is run once around: everything must be as it was before.
+
     :param states: look after each step at what it has changed.
     :param each: called with the states before the first step and after each one.
-    :raises ExploreError: it asks for steps that cannot be taken.
+    :raises ExploreError: it asks for steps that cannot be taken, or its cycle does not
+        come back.
     """
     k = link(cell.arch, cell.release, **cell.choose.changes_for(cell.arch, plugins))
     options = cell.arch.info.settle(
@@ -115,12 +122,32 @@ def replay(
     )
     recorder = _Recorder(cell.scenario.watch, states=states, each=each)
     try:
-        played = play_along(cell.scenario, k, options, schedule.turns, recorder.begin)
+        turns = (*schedule.turns, *schedule.cycle)
+        played = play_along(cell.scenario, k, options, turns, recorder.begin)
     except ModelError as error:
         raise ExploreError(str(error)) from None
     lost = played.violations
     rest = [*lost[: recorder.first], *lost[recorder.seen :]]
-    return Replayed(cell, schedule, played, recorder.moves, rest)
+    round_ = _round(cell, schedule, plugins) if schedule.cycle else None
+    return Replayed(cell, schedule, played, recorder.moves, rest, round_)
+
+
+def _round(cell: Cell, schedule: Schedule, plugins: Plugins) -> Round:
+    """Check that a schedule's cycle comes back to where it began.
+
+    :raises ExploreError: it does not.
+    """
+    first, cycle = (
+        moves_of(schedule.tasks, turns) for turns in (schedule.turns, schedule.cycle)
+    )
+    with Endless.of(cell.program(plugins)) as endless:
+        found = endless.round(first, cycle)
+    if found.differs:
+        raise ExploreError(
+            f"the cycle of {schedule} does not come back to where it began: "
+            f"{found.differs} differs"
+        )
+    return found
 
 
 def trace_of(replayed: Replayed) -> Trace:
@@ -129,13 +156,27 @@ def trace_of(replayed: Replayed) -> Trace:
     title = f"{cell.scenario.title}: {cell.arch.name} {show_release(cell.release)}"
     if cell.changes:
         title += f" {cell.changes}"
+    schedule, lost, notes = replayed.schedule, list(replayed.rest), []
+    if replayed.round is not None:
+        lost += replayed.round.lost
+        first = schedule.steps + 1
+        notes.append(
+            f"after step {schedule.steps + schedule.around} everything is as it was "
+            f"before step {first}: from here again, {schedule.around} steps for ever"
+        )
+        if replayed.round.able:
+            able = ", ".join(replayed.round.able)
+            notes.append(
+                f"no fair schedule goes on so: {able} could move at each of these steps"
+            )
     return Trace(
         title,
-        replayed.schedule.tasks,
-        str(replayed.schedule),
+        schedule.tasks,
+        str(schedule),
         replayed.moves,
-        [f"schedule {replayed.schedule}"],
-        [Loss(v.property, v.sentence) for v in replayed.rest],
+        [f"schedule {schedule}", *notes],
+        [Loss(v.property, v.sentence) for v in lost],
+        cycle=schedule.steps + 1 if schedule.cycle else 0,
     )
 
 
@@ -162,7 +203,13 @@ def shortened(
     shorter, lost = shorten(program, schedule, wanted, always=program.asks_always)
     trace = trace_of(replay(cell, shorter, plugins))
     trace.notes.append(
-        f"shortened from {schedule.steps} steps in {len(schedule.turns)} turns to "
-        f"{shorter.steps} in {len(shorter.turns)}, which lose {lost} too"
+        f"shortened from {_size(schedule)} to {_size(shorter)}, which lose {lost} too"
     )
     return trace
+
+
+def _size(schedule: Schedule) -> str:
+    size = f"{schedule.steps} steps in {len(schedule.turns)} turns"
+    if schedule.cycle:
+        size += f" and {schedule.around} in {len(schedule.cycle)} for ever"
+    return size

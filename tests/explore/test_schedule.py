@@ -20,6 +20,15 @@ def test_a_schedule_is_read_as_it_was_written():
     assert parse("here@x86-v6.1:").turns == ()
 
 
+def test_a_cycle_is_written_behind_what_leads_to_it():
+    schedule = Schedule("here", NAMES, (("reader", 3),), (("writer", 2), ("reader", 1)))
+
+    assert str(schedule) == "here:a3~b2a1"
+    assert Schedule.parse("here:a3~b2a1", "here", NAMES) == schedule
+    assert (schedule.steps, schedule.around) == (3, 3)
+    assert Schedule.parse("here:~a1", "here", NAMES).turns == ()
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -30,6 +39,10 @@ def test_a_schedule_is_read_as_it_was_written():
         ("here@x86-v6.1:A3", "are no turns"),
         ("here@x86-v6.1:a", "are no turns"),
         ("here@x86-v6.1:a-1", "are no turns"),
+        ("here@x86-v6.1:a1~", "after ~ must come the turns of a cycle"),
+        ("here@x86-v6.1:a1~b0", "after ~ must come the turns of a cycle"),
+        ("here@x86-v6.1:a1~b1~a1", "are no turns"),
+        ("here@x86-v6.1:a1~c1", "there is no task c"),
         ("here@x86-v6.1:a1c2", "there is no task c; there is a to b"),
     ],
 )

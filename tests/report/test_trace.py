@@ -53,6 +53,17 @@ def test_a_trace_is_printed_as_reviewed(style, explained, request):
 
 
 @pytest.mark.parametrize("explained", [False, True], ids=["columns", "explained"])
+@pytest.mark.parametrize("style", TRACE_FORMATS)
+def test_a_cycle_is_marked_as_reviewed(style, explained, request):
+    text = render_trace(trace(explained=explained, cycle=3), style)
+    path = FOLDER / f"cycle-{'explained' if explained else 'columns'}.{style}"
+    if request.config.getoption("--promote"):
+        path.write_text(text, "utf-8")
+
+    assert text == path.read_text("utf-8")
+
+
+@pytest.mark.parametrize("explained", [False, True], ids=["columns", "explained"])
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 26])
 def test_text_fits_whatever_the_number_of_tasks(count, explained):
     tasks = tuple(f"task{n}" for n in range(count))
@@ -147,5 +158,5 @@ def test_csv_has_one_row_per_step_and_one_per_loss_at_the_end():
     rows = list(csv.reader(render_trace(trace(), "csv").splitlines()))
 
     assert len(rows) == 1 + 8 + 1
-    assert rows[6][-1] == "freed-page"
-    assert rows[-1] == ["", "", "", "", "", "", "mine"]
+    assert rows[6][-2] == "freed-page"
+    assert rows[-1] == ["", "", "", "", "", "", "mine", ""]

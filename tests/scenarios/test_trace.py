@@ -159,7 +159,7 @@ def test_what_comes_after_the_loss_is_dropped(cell, schedule, toys):
 
     assert trace.schedule.endswith(":a12b13")
     assert trace.notes[-1] == (
-        "shortened from 27 steps in 2 turns to 25 in 2, which lose "
+        "shortened from 27 steps in 2 turns to 25 steps in 2 turns, which lose "
         "mapped-in-progress too"
     )
 
