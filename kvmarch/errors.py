@@ -7,11 +7,13 @@ __all__ = [
     "KernelError",
     "KvmarchError",
     "ModelError",
+    "NotSymmetricError",
     "PluginError",
     "RecordingError",
     "ScenarioError",
     "SweepError",
     "UnknownNameError",
+    "WalkError",
 ]
 
 import difflib
@@ -53,12 +55,20 @@ class ExploreError(KvmarchError):
     """A machine or a schedule that cannot be explored."""
 
 
+class NotSymmetricError(ExploreError):
+    """Tasks that were taken for exchangeable are told apart by something."""
+
+
 class SweepError(KvmarchError):
     """A sweep that cannot go on, or a file that holds no such sweep."""
 
 
 class RecordingError(KvmarchError):
     """A recording file does not load."""
+
+
+class WalkError(KvmarchError):
+    """An image of memory, or a tree in it, that cannot be walked."""
 
 
 class UnknownNameError(KvmarchError):

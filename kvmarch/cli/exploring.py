@@ -35,6 +35,12 @@ def how_options(function: F) -> F:
             help="Leave out what differs by steps that commute; lengths may grow.",
         ),
         click.option(
+            "--symmetry",
+            "symmetric",
+            is_flag=True,
+            help="Count states once that differ by which identical vCPU is which.",
+        ),
+        click.option(
             "--engine",
             type=click.Choice(["states", "both"]),
             default="states",

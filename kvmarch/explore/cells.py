@@ -23,7 +23,7 @@ from types import (
 )
 from typing import Any
 
-from kvmarch.errors import ExploreError
+from kvmarch.errors import ExploreError, NotSymmetricError
 
 ATOMS = (int, str, type(None), bool, float, bytes)
 _FIXED = (
@@ -236,6 +236,12 @@ def _sorted(names: Any) -> Hashable:
     return tuple(sorted(names))
 
 
+def _seen(
+    view: Callable[[int, Hashable], Hashable], member: int, get: Callable[[], Hashable]
+) -> Hashable:
+    return view(member, get())
+
+
 class Cells:
     """The cells of one machine.
 
@@ -260,6 +266,8 @@ class Cells:
         """By cell, the number of its value in the machine as it stands."""
         self._begun = False
         self._piece: dict[int, Any] = {}
+        self.fresh: list[tuple[int, int]] | None = None
+        """Cells and numbers of values that are new, if somebody wants to know."""
         kinds = {type(thing) for thing in image.objects.values()}
         self.kinds = sorted(
             {
@@ -332,13 +340,52 @@ class Cells:
 
     def look(self, cell: int) -> int:
         """Return the number of a cell's value as the machine stands."""
-        value = self._get[cell]()
+        return self.number_of(cell, self._get[cell]())
+
+    def number_of(self, cell: int, value: Hashable) -> int:
+        """Return the number of a value of a cell, a new one if it never had it."""
         numbers = self._numbers[cell]
         number = numbers.get(value)
         if number is None:
             number = numbers[value] = len(numbers)
             self.values[cell].append(value)
+            if self.fresh is not None:
+                self.fresh.append((cell, number))
         return number
+
+    def share(
+        self, orbit: tuple[int, ...], view: Callable[[int, Hashable], Hashable]
+    ) -> None:
+        """Let the cells of tasks that can be exchanged number their values alike.
+
+        :param orbit: the cell of each of the tasks.
+        :param view: returns a value as it is for one of them, whichever.
+        :raises NotSymmetricError: they do not begin with the same value.
+        """
+        first = self._get[orbit[0]]
+        begin = view(0, first())
+        values: list[Hashable] = [begin]
+        numbers = {begin: 0}
+        for member, cell in enumerate(orbit):
+            get = self._get[cell]
+            seen = view(member, get())
+            if seen != begin:
+                raise NotSymmetricError(
+                    f"{self.names[orbit[0]]} and {self.names[cell]} differ from the "
+                    "beginning"
+                )
+            self._get[cell] = partial(_seen, view, member, get)
+            self.values[cell] = values
+            self._numbers[cell] = numbers
+
+    def in_order(self, cell: int, value: Any) -> Hashable:
+        """Return a value in which names were exchanged, sorted as the cell sorts it."""
+        if cell not in self.unordered:
+            frozen: Hashable = value
+            return frozen
+        if any(isinstance(item, tuple) for item in value):
+            return tuple(tuple(sorted(item)) for item in value)
+        return tuple(sorted(value))
 
     def freeze(self, value: Any) -> Hashable:
         """Return a value as one that can be compared and hashed."""

@@ -5,6 +5,7 @@ __all__ = ["FAIRNESS", "Cycle", "find_fair_cycle", "going_on"]
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from kvmarch.explore.node import BLOCKED_STEP, NUMBER, Node
 from kvmarch.explore.space import Space
@@ -51,15 +52,16 @@ class Loops:
         self.of: list[list[int]] = []
         """By task and standpoint, the number of its loop; -1 if it is in none."""
         for i, nodes in enumerate(space.nodes):
-            shift = space.shifts[i]
-            after = [
-                {
-                    part + change >> shift & NUMBER
-                    for part, change in _changes(node)
-                    if change is not BLOCKED_STEP
-                }
-                for node in nodes
-            ]
+            after: list[set[int]] = [set() for _ in nodes]
+            for j in space.peers(i):
+                # What one twin has learnt the others can do as well.
+                shift = space.shifts[j]
+                for number, node in enumerate(space.nodes[j]):
+                    after[number] |= {
+                        part + change >> shift & NUMBER
+                        for part, change in _changes(node)
+                        if change is not BLOCKED_STEP
+                    }
             self.of.append(_loops(after))
 
     def __bool__(self) -> bool:
@@ -125,8 +127,13 @@ def _moves(space: Space, state: int) -> list[tuple[int, int]]:
     return found
 
 
-def _loop_moves(space: Space, loops: Loops, state: int) -> list[tuple[int, int]]:
-    """Return task and next state of each move that does not leave its task's loop."""
+def _loop_moves(
+    space: Space, loops: Loops, state: int, *, merged: bool = False
+) -> list[tuple[int, int]]:
+    """Return task and next state of each move that does not leave its task's loop.
+
+    :param merged: give for each state the one that stands for it.
+    """
     found = []
     places = state & space.where
     for i, shift in enumerate(space.shifts):
@@ -138,18 +145,25 @@ def _loop_moves(space: Space, loops: Loops, state: int) -> list[tuple[int, int]]
         if change is not BLOCKED_STEP:
             after = state + change
             if of[after >> shift & NUMBER] == loop:
-                found.append((i, after))
+                found.append((i, space.sorted(after) if merged else after))
     return found
 
 
 def _components(
-    space: Space, loops: Loops, roots: Iterable[int], allowed: Collection[int]
+    space: Space,
+    loops: Loops,
+    roots: Iterable[int],
+    allowed: Collection[int],
+    *,
+    merged: bool = False,
 ) -> Iterator[list[int]]:
     """Yield the strongly connected components that have a cycle (Tarjan).
 
     :param roots: states from which to begin.
     :param allowed: states that there are.
+    :param merged: each stands for all that differ by which twin is which only.
     """
+    moves_of = partial(_loop_moves, space, loops, merged=merged)
     index: dict[int, int] = {}
     low: dict[int, int] = {}
     open_states: list[int] = []
@@ -157,7 +171,7 @@ def _components(
     for root in roots:
         if root in index:
             continue
-        work = [(root, iter(_loop_moves(space, loops, root)))]
+        work = [(root, iter(moves_of(root)))]
         index[root] = low[root] = 0
         open_states.append(root)
         is_open.add(root)
@@ -170,7 +184,7 @@ def _components(
                     index[after] = low[after] = len(index)
                     open_states.append(after)
                     is_open.add(after)
-                    work.append((after, iter(_loop_moves(space, loops, after))))
+                    work.append((after, iter(moves_of(after))))
                     break
                 if after in is_open:
                     low[state] = min(low[state], index[after])
@@ -188,7 +202,7 @@ def _components(
                         if member == state:
                             break
                     if len(component) > 1 or any(
-                        after == state for _, after in _loop_moves(space, loops, state)
+                        after == state for _, after in moves_of(state)
                     ):
                         yield component
 
@@ -212,10 +226,22 @@ def find_fair_cycle(
     loops = Loops(space)
     if not loops:
         return None
+    allowed: Collection[int] = space.parents
+    if space.symmetry is not None:
+        # A cycle of states that each stand for several may need several rounds until
+        # everybody is who he was: it is looked for among all for which they stand.
+        merged = _components(space, loops, roots, allowed, merged=True)
+        allowed = {
+            state
+            for component in merged
+            for one in component
+            for state in space.symmetry.exchanged(one)
+        }
+        roots = sorted(allowed)
     depths = _Depths(space)
     best: tuple[int, int] | None = None
     chosen: set[int] = set()
-    waiting = [_components(space, loops, roots, space.parents)]
+    waiting = [_components(space, loops, roots, allowed)]
     while waiting:
         for component in waiting.pop():
             inside = set(component)
@@ -245,11 +271,13 @@ class _Depths:
 
     def __init__(self, space: Space) -> None:
         self.parents = space.parents
+        self._sorted = space.sorted
         self._known = {space.initial: 0}
 
     def of(self, state: int) -> int:
         """Return the depth of one state."""
         chain = []
+        state = self._sorted(state)
         while state not in self._known:
             chain.append(state)
             state = self.parents[state]

@@ -2,6 +2,8 @@
 
 __all__ = ["Digits"]
 
+from collections.abc import Iterable
+
 from kvmarch.explore.node import DIGIT, DIGIT_MASK, FIELD, SALT, Known, Node, salt
 
 
@@ -18,7 +20,11 @@ class Digits:
         self.of: dict[int, list[int]] = {}
         """By cell that ever varied, the shifts of its digits, lowest first."""
         self._salt = FIELD * tasks
-        self._next = self._salt + SALT
+        self.end = self._salt + SALT
+        """Where the next digit will stand."""
+        self.room = 1 << self.end - 1
+        """More than the sum that keeps hashes apart will ever be."""
+        self._orbits: dict[int, tuple[int, ...]] = {}
         self._readers: dict[int, list[tuple[Node, Known]]] = {}
 
     def number_in(self, state: int, cell: int) -> int:
@@ -32,15 +38,36 @@ class Digits:
         """Return what is added to a state when a cell gets another value."""
         digits = self.of.setdefault(cell, [])
         while number >> DIGIT * len(digits):
-            # Until now the digit was 0 everywhere, so that what is known stays true.
-            for reader, known in self._readers.get(cell, ()):
-                reader.widen(known, DIGIT_MASK << self._next)
-            digits.append(self._next)
-            self._next += DIGIT
+            for other in self._orbits.get(cell, (cell,)):
+                self._grow(other)
         return self._bits(cell, number) - self._bits(cell, before)
 
+    def _grow(self, cell: int) -> None:
+        # Until now the digit was 0 everywhere, so that what is known stays true.
+        for reader, known in self._readers.get(cell, ()):
+            reader.widen(known, DIGIT_MASK << self.end)
+        self.of.setdefault(cell, []).append(self.end)
+        self.end += DIGIT
+
+    def share(self, orbit: tuple[int, ...]) -> None:
+        """Let digits of cells that can be exchanged stand side by side, from now on.
+
+        The sum that keeps hashes apart is the same when they are exchanged.
+        """
+        for cell in orbit:
+            self._orbits[cell] = orbit
+
+    def mask(self, cells: Iterable[int]) -> int:
+        """Return the digits of some cells."""
+        bits = 0
+        for cell in cells:
+            for shift in self.of.get(cell, ()):
+                bits |= DIGIT_MASK << shift
+        return bits
+
     def _bits(self, cell: int, number: int) -> int:
-        bits = salt(cell, number) << self._salt
+        salted = self._orbits.get(cell, (cell,))[0]
+        bits = salt(salted, number) << self._salt
         for place, shift in enumerate(self.of.get(cell, ())):
             bits |= (number >> DIGIT * place & DIGIT_MASK) << shift
         return bits
@@ -50,10 +77,6 @@ class Digits:
         fresh = frozenset(touched) - node.reads
         if not fresh:
             return
-        mask = node.mask
-        for cell in fresh:
-            for shift in self.of.get(cell, ()):
-                mask |= DIGIT_MASK << shift
-        known = node.read_more(fresh, mask)
+        known = node.read_more(fresh, node.mask | self.mask(fresh))
         for cell in known.reads:
             self._readers.setdefault(cell, []).append((node, known))

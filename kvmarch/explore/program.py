@@ -2,9 +2,10 @@
 
 __all__ = ["Program"]
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+from kvmarch.explore.twins import Twins
 from kvmarch.machine.run import Task
 from kvmarch.machine.world import Piece, Violation, World
 
@@ -28,6 +29,10 @@ class Program(Protocol):
 
     def pieces(self) -> tuple[type[Piece], ...]:
         """Return the classes of pieces that steps make."""
+        ...
+
+    def twins(self) -> Sequence[Twins]:
+        """Return sets of tasks that can be exchanged, with what is their own."""
         ...
 
     def always(self) -> tuple[Violation, ...]:

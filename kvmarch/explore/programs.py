@@ -14,6 +14,7 @@ __all__ = [
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from kvmarch.explore.twins import Twins
 from kvmarch.machine.locks import Lock, LockClass, Srcu
 from kvmarch.machine.run import Task
 from kvmarch.machine.steps import BLOCKED, Op, Path, Scope, Step, op
@@ -80,6 +81,7 @@ class SmallProgram:
         self._tasks: dict[str, Callable[[], Path[Any]]] = {}
         self._claims: dict[str, Callable[[], bool]] = {}
         self._always: dict[str, Callable[[], bool]] = {}
+        self._twins: list[Twins] = []
         self._rank = 0
 
     # -- what it is made of ----------------------------------------------------
@@ -106,6 +108,14 @@ class SmallProgram:
     def task(self, name: str, start: Callable[[], Path[Any]]) -> None:
         """Add a task."""
         self._tasks[name] = start
+
+    def alike(self, own: dict[str, tuple[Any, ...]]) -> None:
+        """Say that tasks can be exchanged.
+
+        :param own: by name of the task, what is its own, position by position.
+        """
+        numbers = tuple([*self._tasks].index(name) for name in own)
+        self._twins.append(Twins(numbers, tuple(own.values())))
 
     def claim(
         self, name: str, holds: Callable[[], bool], *, always: bool = False
@@ -139,6 +149,10 @@ class SmallProgram:
     def pieces(self) -> tuple[type, ...]:
         """Return no class: there are only variables and locks."""
         return ()
+
+    def twins(self) -> list[Twins]:
+        """Return the tasks that were said to be alike."""
+        return self._twins
 
     def always(self) -> tuple[Violation, ...]:
         """Return the properties of every moment that do not hold."""

@@ -4,10 +4,10 @@ __all__ = ["Schedule", "schedule_of"]
 
 import re
 from dataclasses import dataclass
-from itertools import pairwise
 
 from kvmarch.errors import ExploreError
 from kvmarch.explore.node import NUMBER
+from kvmarch.explore.route import moves_to
 from kvmarch.explore.search import Found
 from kvmarch.explore.space import Space
 
@@ -109,10 +109,7 @@ def schedule_of(space: Space, found: Found, where: str) -> Schedule:
     A task's first steps, which touch nothing, are taken when it first moves: who does
     not matter does not appear.
     """
-    moves = [
-        space.move_between(before, after)
-        for before, after in pairwise(space.path_to(found.state))
-    ]
+    moves = moves_to(space, found.state)
     if found.task >= 0:
         moves.append((found.task, _steps_of(space, found.state, found.task)))
     lead = list(space.lead)

@@ -15,14 +15,18 @@ import gc
 import resource
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from kvmarch.errors import ExploreError, NotSymmetricError
 from kvmarch.explore.cells import watched
 from kvmarch.explore.cycles import find_fair_cycle, going_on
 from kvmarch.explore.node import BLOCKED_STEP, NUMBER
 from kvmarch.explore.program import Program
 from kvmarch.explore.reduce import Reduction
+from kvmarch.explore.route import path_to
 from kvmarch.explore.space import Space
+from kvmarch.explore.twins import SORTED
 from kvmarch.machine.world import Violation
 
 
@@ -78,6 +82,8 @@ class Search:
     cut: str = ""
     """Why the search is not complete; empty if it is."""
     reduction: Reduction | None = None
+    symmetry: str = ""
+    """Which tasks were taken for exchangeable, or why none; empty if not asked."""
     passes: int = 1
     """How often the space was walked; more than once only with a reduction."""
     growth: int = -1
@@ -130,6 +136,7 @@ def explore(
     bounds: Bounds | None = None,
     always: bool = False,
     reduce: bool = False,
+    symmetric: bool = False,
     fairness: str = "queued",
 ) -> Search:
     """Visit every state that some schedule reaches.
@@ -138,28 +145,58 @@ def explore(
     :param always: ask the program's questions between all steps.
     :param reduce: leave out schedules that differ only in the order of steps that
         commute: verdicts and end states stay, shortest lengths may not.
+    :param symmetric: take states that differ only by which of some identical tasks is
+        which for one: verdicts and shortest lengths stay. Where tasks turn out not to
+        be identical the search is made without, and says so.
     :param fairness: of locks, when it is asked whether all tasks end: ``queued`` or
         ``unfair``.
+    :raises ExploreError: ``reduce`` and ``symmetric`` at once.
     """
-    space = Space(program)
+    if reduce and symmetric:
+        raise ExploreError("--reduce and --symmetry do not go together")
+    walk = partial(_explore, program, order, bounds or Bounds(), always, fairness)
+    if not symmetric:
+        return walk(Space(program), reduce)
+    space = Space(program, symmetric=True)
+    try:
+        search = walk(space, reduce)
+    except NotSymmetricError as error:
+        search = walk(Space(program), reduce)
+        search.symmetry = f"not used: {error}"
+    else:
+        search.symmetry = str(space.symmetry or "no task is like another")
+    return search
+
+
+def _explore(
+    program: Program,
+    order: str,
+    bounds: Bounds,
+    always: bool,
+    fairness: str,
+    space: Space,
+    reduce: bool,
+) -> Search:
     search = Search(space, reduction=Reduction(space) if reduce else None)
     search.fairness = fairness
     begun = time.perf_counter()
     with watched(space.open()) as log:
-        space.start(log)
         walk = _breadth_first if order == "breadth" else _depth_first
         collecting = gc.isenabled()
         gc.disable()
         try:
-            walk(search, bounds or Bounds(), begun, always)
+            space.start(log)
+            walk(search, bounds, begun, always)
             while reduce and not search.cut and search.settle():
-                walk(search, bounds or Bounds(), begun, always)
+                walk(search, bounds, begun, always)
             if not search.cut:
                 _look_for_livelock(search)
+            if space.symmetry is not None:
+                space.symmetry.audit(space.nodes)
         finally:
             if collecting:
                 gc.enable()
-        space.load(space.initial)
+            space.restore()
     search.seconds = time.perf_counter() - begun
     search.peak = peak_memory()
     return search
@@ -192,7 +229,7 @@ def _look_for_livelock(search: Search) -> None:
         state = cycle.state
         who = [space.names[i] for i in cycle.moving]
         lost = going_on(who, search.fairness)
-        search.lose(lost, state, -1, len(space.path_to(state)) - 1)
+        search.lose(lost, state, -1, len(path_to(space, space.sorted(state))) - 1)
         found = search.found["ends"]
         if found.violation is lost:
             found.cycle = cycle.moves
@@ -261,6 +298,8 @@ def _expand(
     reach = following.append
     reduction = search.reduction
     where = space.where
+    symmetry = space.symmetry
+    plans = {} if symmetry is None else symmetry.plans
     for state in states:
         moved = 0
         waiting = False
@@ -290,6 +329,8 @@ def _expand(
                     search.lose(violation, state, i, length)
             moved += 1
             after = state + change
+            if symmetry is not None and plans.get(after & where) is not SORTED:
+                after = symmetry.sort(after)
             if after not in parents:
                 parents[after] = state
                 reach(after)

@@ -9,10 +9,9 @@ yet known is run on the machine itself, which is put back and led along a schedu
 __all__ = ["Space"]
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
-from kvmarch.errors import ExploreError
+from kvmarch.errors import ExploreError, NotSymmetricError
 from kvmarch.explore.cells import Cells, Image, Log
 from kvmarch.explore.digits import Digits
 from kvmarch.explore.node import (
@@ -23,7 +22,9 @@ from kvmarch.explore.node import (
     mark,
 )
 from kvmarch.explore.program import Program
+from kvmarch.explore.route import moves_to
 from kvmarch.explore.standpoint import standpoint
+from kvmarch.explore.symmetry import Symmetry
 from kvmarch.machine.run import Task, begin, take_step
 from kvmarch.machine.world import Violation
 
@@ -38,10 +39,13 @@ class Space:
     after it that touch nothing.
 
     :param program: the machine and its tasks.
+    :param symmetric: take states that differ only by which twin is which for one.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, *, symmetric: bool = False) -> None:
         self.program = program
+        self.symmetric = symmetric
+        self.symmetry: Symmetry | None = None
         self.world = program.world
         self.names = tuple(task.name for task in program.tasks())
         self.count = len(self.names)
@@ -76,6 +80,14 @@ class Space:
         """Take the machine's image; return the classes to be watched."""
         self.image = Image(self.program.roots(), self.program.fixed())
         self.cells = Cells(self.image)
+        twins = self.program.twins() if self.symmetric else ()
+        if twins:
+            self.symmetry = Symmetry(twins, self.names, self.cells, self.digits)
+            for group in twins:
+                # Numbers of standpoints mean the same for all of them.
+                ids = self._ids[group.tasks[0]]
+                for i in group.tasks:
+                    self._ids[i] = ids
         return [*{*self.cells.kinds, *self.program.pieces()}]
 
     def start(self, log: Log) -> None:
@@ -87,9 +99,22 @@ class Space:
             task = self._tasks[i]
             self.initial |= self._standpoint(i, task) << self.shifts[i]
         self.initial, lead = self._run_lead(self.initial)
+        if self.symmetry is not None:
+            self._check_beginning(lead)
+            self.symmetry.refresh()
         self.lead = tuple(lead)
         self._at = self.initial
         self.parents[self.initial] = -1
+
+    def _check_beginning(self, lead: list[int]) -> None:
+        assert self.symmetry is not None
+        places = self.places(self.initial)
+        for i in range(self.count):
+            first = self.symmetry.peers(i)[0]
+            if (places[i], lead[i]) != (places[first], lead[first]):
+                raise NotSymmetricError(
+                    f"{self.names[first]} and {self.names[i]} do not begin alike"
+                )
 
     def _run_lead(self, state: int) -> tuple[int, list[int]]:
         """Take the first steps of each task that touch nothing shared."""
@@ -123,14 +148,19 @@ class Space:
             lead.append(taken)
         return state, lead
 
-    def _begin(self) -> None:
-        """Put the machine back as it was, with tasks that have not begun."""
-        self.resets += 1
+    def restore(self) -> None:
+        """Put the machine back as it was."""
         for task in self._tasks:
             if task.path is not None and not task.done:
                 task.path.close()
         self.image.restore()
         self.world.violations.clear()
+        self._at = None
+
+    def _begin(self) -> None:
+        """Put the machine back as it was, with tasks that have not begun."""
+        self.resets += 1
+        self.restore()
         self._tasks = self.program.tasks()
         self._log.clear()
         for task in self._tasks:
@@ -149,15 +179,6 @@ class Space:
         """Take one step of a task; return whether it could move."""
         return take_step(self.world, self._tasks[i])
 
-    def path_to(self, state: int) -> list[int]:
-        """Return the states through which the search has reached one."""
-        chain = []
-        while state >= 0:
-            chain.append(state)
-            state = self.parents[state]
-        chain.reverse()
-        return chain
-
     def load(self, state: int) -> None:
         """Bring the machine to a state that the search has reached."""
         if self._at == state:
@@ -168,13 +189,12 @@ class Space:
         self._read_numbers(state)
 
     def _replay(self, state: int) -> None:
-        chain = self.path_to(state)
+        moves = moves_to(self, state)
         self._begin()
         for i, count in enumerate(self.lead):
             for _ in range(count):
                 self._step(i)
-        for before, after in pairwise(chain):
-            i, count = self.move_between(before, after)
+        for i, count in moves:
             for _ in range(count):
                 self._step(i)
         self.check(state)
@@ -221,15 +241,13 @@ class Space:
         for cell in self.digits.of:
             now[cell] = self.digits.number_in(state, cell)
 
-    def move_between(self, before: int, after: int) -> tuple[int, int]:
-        """Return which task leads from a state to the next, and its steps."""
-        for i in range(self.count):
-            change = self.known(before, i)
-            if change is None or change is BLOCKED_STEP or before + change != after:
-                continue
-            node = self.nodes[i][before >> self.shifts[i] & NUMBER]
-            return i, node.counts.get(before & node.mask, 1)
-        raise ExploreError("a state has lost its predecessor")
+    def peers(self, i: int) -> tuple[int, ...]:
+        """Return a task and those with which it can be exchanged."""
+        return (i,) if self.symmetry is None else self.symmetry.peers(i)
+
+    def sorted(self, state: int) -> int:
+        """Return the state that stands for all that differ by who is who only."""
+        return state if self.symmetry is None else self.symmetry.sort(state)
 
     # -- standpoints -----------------------------------------------------------
 
@@ -242,18 +260,20 @@ class Space:
             name = step.op.name
             doing = step.op, self.cells.freeze(step.args)
             key = held, doing, standpoint(task.path, self.cells)
+            if self.symmetry is not None:
+                key = self.symmetry.key(i, key)
         number = self._ids[i].get(key)
         if number is None:
             number = self._ids[i][key] = len(self.nodes[i])
             if number > NUMBER:
                 raise ExploreError(f"{self.names[i]} has too many standpoints")
-            node = Node(name, self.shifts[i], self.growth)
             self.growth[0] += 1
-            self.nodes[i].append(node)
+            for j in self.peers(i):
+                self.nodes[j].append(Node(name, self.shifts[j], self.growth))
+                if key is None:
+                    self.done_of[j] = number
             if key is not None:
-                self._note_locks(node, task)
-            if key is None:
-                self.done_of[i] = number
+                self._note_locks(self.nodes[i][number], task)
         return number
 
     def _note_locks(self, node: Node, task: Task) -> None:
@@ -287,6 +307,8 @@ class Space:
         self.load(state)
         wanted = self._find_here(state, i)
         self._run_ahead(i)
+        if self.symmetry is not None:
+            self.symmetry.refresh()
         return wanted
 
     def known(self, state: int, i: int) -> Any:

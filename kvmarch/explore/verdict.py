@@ -59,7 +59,7 @@ def _is_avoidable(search: Search, name: str) -> bool:
             lost = getattr(change, "violations", ())
             if any(violation.property == name for violation in lost):
                 continue
-            after = state + change
+            after = space.sorted(state + change)
             # A reduced search knows transitions that it has not taken: nobody has
             # looked at the states to which they lead.
             if after not in space.parents:

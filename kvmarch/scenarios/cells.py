@@ -31,6 +31,8 @@ class How:
     :param order: ``breadth`` or ``depth`` first, over every interleaving; ``random``
         schedules, or by ``pct``.
     :param reduce: leave out what differs only by steps that commute.
+    :param symmetric: count states once that differ only by which of some identical
+        tasks is which.
     :param fairness: of locks: ``queued``, or ``unfair`` to those who wait.
     :param engine: ``states``, or ``both``: the one without states as well, as audit.
     :param runs: schedules of a sample, from a ``seed``.
@@ -40,6 +42,7 @@ class How:
     order: str = "breadth"
     bounds: Bounds = field(default_factory=Bounds)
     reduce: bool = False
+    symmetric: bool = False
     fairness: str = "queued"
     engine: str = "states"
     runs: int = 1000
@@ -149,6 +152,7 @@ def explore_cell(
             bounds=how.bounds,
             always=program.asks_always,
             reduce=how.reduce,
+            symmetric=how.symmetric,
             fairness=how.fairness,
         )
     audit = None

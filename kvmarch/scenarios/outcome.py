@@ -92,6 +92,8 @@ def outcome_of(explored: Explored) -> Outcome:
         )
     if explored.audit is not None:
         _audit(outcome, cell.where, explored.audit)
+    if explored.search.symmetry:
+        outcome.notes.append(f"{cell.where}: symmetry: {explored.search.symmetry}")
     if explored.search.cut:
         outcome.notes.append(f"{cell.where}: cut at {explored.search.cut}")
         outcome.status = outcome.status or 3

@@ -8,6 +8,7 @@ from typing import Any
 from kvmarch.arch import ArchInfo
 from kvmarch.changes import Choice, Kernel
 from kvmarch.errors import ScenarioError
+from kvmarch.explore.twins import Twins
 from kvmarch.format.table import SparseTable
 from kvmarch.kernel.checks import OpenRange
 from kvmarch.machine.host import Page
@@ -17,6 +18,7 @@ from kvmarch.machine.world import Piece, Violation
 from kvmarch.scenarios import properties
 from kvmarch.scenarios.play import check_dirty_logs, run_setup, set_up, tasks_of
 from kvmarch.scenarios.records import Scenario, StepLine
+from kvmarch.scenarios.twins import twins_of
 
 
 class _Forgotten(dict[tuple[str, int], Any]):
@@ -75,6 +77,10 @@ class ScenarioProgram:
     def tasks(self) -> list[Task]:
         """Return new tasks, not begun."""
         return tasks_of(self.scenario, self.context, self._results)
+
+    def twins(self) -> list[Twins]:
+        """Return the tasks that can be exchanged."""
+        return twins_of(self.scenario, self.context)
 
     def _check(self, tests: Any) -> tuple[Violation, ...]:
         self.world.violations.clear()
