@@ -15,6 +15,7 @@ __all__ = [
     "ArchInfo",
     "Change",
     "Choice",
+    "Deviation",
     "EntryError",
     "EntryFormat",
     "EntryKind",
@@ -55,6 +56,7 @@ __all__ = [
     "kvm_flush_remote_tlbs_memslot",
     "kvm_flush_remote_tlbs_range",
     "kvm_make_all_cpus_request",
+    "kvm_make_vcpus_request_mask",
     "kvm_mmu_invalidate_begin",
     "kvm_mmu_invalidate_end",
     "mmu_invalidate_retry",
@@ -70,7 +72,7 @@ __all__ = [
 
 from typing import TYPE_CHECKING
 
-from kvmarch.arch import ArchInfo, EntryKind, FaultResult, Option
+from kvmarch.arch import ArchInfo, Deviation, EntryKind, FaultResult, Option
 from kvmarch.changes import RELEASES, Change, Choice, Kernel
 from kvmarch.errors import EntryError, FormatError, KvmarchError
 from kvmarch.format.bits import EntryFormat, Field
@@ -85,6 +87,7 @@ from kvmarch.kernel.flush import (
     kvm_flush_remote_tlbs_memslot,
     kvm_flush_remote_tlbs_range,
     kvm_make_all_cpus_request,
+    kvm_make_vcpus_request_mask,
 )
 from kvmarch.kernel.gup import FaultIn, faultin_pfn, host_mapping, release_pfn
 from kvmarch.kernel.memslots import (

@@ -11,37 +11,51 @@ __all__ = [
     "kvm_flush_remote_tlbs_memslot",
     "kvm_flush_remote_tlbs_range",
     "kvm_make_all_cpus_request",
+    "kvm_make_vcpus_request_mask",
 ]
 
 from typing import Any
 
 from kvmarch.kernel.memslots import Memslot
-from kvmarch.kernel.vm import IN_GUEST, OUTSIDE, READING, Vm
+from kvmarch.kernel.vm import IN_GUEST, OUTSIDE, READING, Vcpu, Vm
 from kvmarch.machine.steps import BLOCKED, op
 
 ALL_GFNS = 1 << 52
 """More gfns than any guest has."""
 
 
-@op(name="make request of all vCPUs")
-def kvm_make_all_cpus_request(vm: Vm, request: str) -> Any:
-    """Ask every vCPU for something before it enters the guest, and kick those in it.
+@op(name="make request of some vCPUs")
+def kvm_make_vcpus_request_mask(
+    vm: Vm, request: str, vcpus: tuple[Vcpu, ...] | None
+) -> Any:
+    """Ask vCPUs for something before they enter the guest, and kick those in it.
 
     The kick is an interrupt that the sender waits for: a vCPU in the guest has left
     it when this returns, and a vCPU that reads page tables with interrupts off
     holds the sender up.
 
-    :Kernel: kvm_make_all_cpus_request(), kvm_kick_many_cpus().
+    :Kernel: kvm_make_vcpus_request_mask(), kvm_kick_many_cpus().
+    :param vcpus: which of the VM; all if it is None.
     """
-    if any(vcpu.mode == READING for vcpu in vm.vcpus):
+    asked = vm.vcpus if vcpus is None else vcpus
+    if any(vcpu.mode == READING for vcpu in asked):
         return BLOCKED
     vm.world.note("kvm_make_all_cpus_request", request=request)
-    for vcpu in vm.vcpus:
+    for vcpu in asked:
         vcpu.requests.add(request)
         if vcpu.mode == IN_GUEST:
             vcpu.mode = OUTSIDE
             vcpu.exits["kick"] += 1
     return None
+
+
+@op(name="make request of all vCPUs")
+def kvm_make_all_cpus_request(vm: Vm, request: str) -> Any:
+    """Ask every vCPU for something before it enters the guest, and kick those in it.
+
+    :Kernel: kvm_make_all_cpus_request().
+    """
+    return kvm_make_vcpus_request_mask.fn(vm, request, None)
 
 
 def flush_by_request(vm: Vm, start: int, end: int) -> Any:
