@@ -1,0 +1,136 @@
+"""VMIDs: what the translations of a VM are tagged with, and how they are handed out.
+
+:Kernel: arch/riscv/kvm/vmid.c; kvm_riscv_local_tlb_sanitize() (fact sheet riscv, 3.8).
+
+All vCPUs of a VM share one. VMIDs belong to the host: every VM of the machine draws on
+the same ones, and what a VM gives up is not used again before all have begun anew.
+"""
+
+__all__ = ["Vmids", "update", "vcpu_load", "vcpu_reload"]
+
+from typing import TYPE_CHECKING, Any
+
+from kvmarch import Lock, LockClass, Part, Vcpu, Vm, op
+
+if TYPE_CHECKING:
+    from kvmarch_riscv.state import RiscvVm
+
+_PART = "vmids"
+VMID_LOCK = LockClass("vmid_lock", rank=60)
+UPDATE_HGATP = "update_hgatp"
+
+
+class Vmids(Part):
+    """The allocator of the host.
+
+    :param bits: of hgatp.VMID that the CPUs have.
+
+    ``vmid_version`` counts how often all began anew; ``vmid_next`` is the next one, 0
+    if there is none left.
+    """
+
+    variables = ("vmid_version", "vmid_next", "lock")
+
+    def __init__(self, world: Any, bits: int) -> None:
+        self.hardware_bits = bits
+        self.vmid_version = 1
+        self.vmid_next = 0
+        self.vms: list[Vm] = []
+        self.lock = Lock(world, VMID_LOCK)
+
+    @classmethod
+    def of(cls, vm: Vm) -> "Vmids":
+        """Return the allocator of the host that a VM runs on, and register the VM."""
+        vmids = vm.world.parts.get(_PART)
+        if not isinstance(vmids, cls):
+            vmids = cls(vm.world, vm.options["vmid_bits"])
+            vm.world.add(_PART, vmids)
+        vmids.vms.append(vm)
+        return vmids
+
+    def vcpus(self) -> list[Vcpu]:
+        """Return every vCPU of the host; each one has a CPU of its own."""
+        return [vcpu for vm in self.vms for vcpu in vm.vcpus]
+
+    @property
+    def bits(self) -> int:
+        """Return how many bits are used: none if there are more CPUs than VMIDs.
+
+        :Kernel: kvm_riscv_gstage_vmid_detect()
+        """
+        bits = self.hardware_bits
+        return bits if 1 << bits >= len(self.vcpus()) else 0
+
+
+def _is_stale(vm: Vm) -> bool:
+    """Return whether the VM needs another VMID.
+
+    :Kernel: kvm_riscv_gstage_vmid_ver_changed()
+    """
+    arch: RiscvVm = vm.arch
+    vmids = arch.vmids
+    return vmids.bits > 0 and arch.vmid_version != vmids.vmid_version
+
+
+def vcpu_load(vcpu: Vcpu) -> bool:
+    """Refuse the entry while the VMID is stale; without VMIDs drop everything.
+
+    :Kernel: kvm_arch_vcpu_ioctl_run(), which backs out; kvm_riscv_mmu_update_hgatp(),
+        which fences all at each write of hgatp if no VMID is used.
+    """
+    if _is_stale(vcpu.vm):
+        return True
+    if not vcpu.vm.arch.vmids.bits:
+        # Simplified: at every entry, where the kernel does so when it loads a vCPU and
+        # when the VMID changes; harmless because the CPU belongs to this vCPU.
+        vcpu.tlb.drop_all()
+    return False
+
+
+@op(name="kvm_riscv_gstage_vmid_update")
+def _allocate(vm: Vm) -> bool:
+    """Give the VM a VMID; return False if somebody else did meanwhile."""
+    if not _is_stale(vm):
+        return False
+    arch: RiscvVm = vm.arch
+    vmids = arch.vmids
+    if vmids.vmid_next == 0:
+        vmids.vmid_version += 1
+        vmids.vmid_next = 1
+        vm.world.note("hfence_gvma_all", version=vmids.vmid_version)
+        for vcpu in vmids.vcpus():
+            vcpu.tlb.drop_all()
+    arch.vmid = vmids.vmid_next
+    vmids.vmid_next = vmids.vmid_next + 1 & (1 << vmids.bits) - 1
+    arch.vmid_version = vmids.vmid_version
+    return True
+
+
+@op(name="request update of hgatp")
+def _request_update(vm: Vm) -> None:
+    """Ask all vCPUs of the VM to load the VMID, without a kick.
+
+    :Kernel: kvm_make_request(KVM_REQ_UPDATE_HGATP)
+    """
+    for vcpu in vm.vcpus:
+        vcpu.requests.add(UPDATE_HGATP)
+
+
+async def vcpu_reload(vcpu: Vcpu) -> None:
+    """Get another VMID.
+
+    :Kernel: kvm_riscv_gstage_vmid_update()
+    """
+    vm = vcpu.vm
+    async with vm.arch.vmids.lock.write():
+        done = await _allocate(vm)
+    if done:
+        await _request_update(vm)
+
+
+def update(vcpu: Vcpu) -> None:
+    """Load the VM's VMID into hgatp.
+
+    :Kernel: kvm_riscv_mmu_update_hgatp()
+    """
+    vcpu.arch.hgatp_vmid = vcpu.vm.arch.vmid
