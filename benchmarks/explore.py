@@ -100,12 +100,16 @@ def compare(name: str, vcpus: int, *, has_spin: bool) -> None:
         f"{'loses ' + ' '.join(lost) if lost else 'nothing is lost'}; "
         f"reduced {reduced:.2f} s, {fewer[0]['states']} states"
     )
+    best = seconds
+    if vcpus > 1:
+        best, merged = kvmarch(path, "--symmetry")
+        text += f"; symmetric {best:.2f} s, {merged[0]['states']} states"
     if has_spin:
         total, running, stored, errors = spin(name, vcpus)
         text += (
             f"; Spin {total:.2f} s (run alone {running:.2f} s), {stored} states, "
-            f"{errors} errors; ratio {seconds / total:.2f} "
-            f"(at most {LIMITS[vcpus]:.0f})"
+            f"{errors} errors; ratio {best / total:.2f} (at most {LIMITS[vcpus]:.0f}), "
+            f"with every state {seconds / total:.2f}"
         )
     print(text, flush=True)
 

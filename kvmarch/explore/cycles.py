@@ -128,21 +128,36 @@ def _moves(space: Space, state: int) -> list[tuple[int, int]]:
 
 
 def _loop_moves(
-    space: Space, loops: Loops, state: int, *, merged: bool = False
+    space: Space,
+    loops: Loops,
+    state: int,
+    *,
+    fairness: str,
+    merged: bool = False,
 ) -> list[tuple[int, int]]:
     """Return task and next state of each move that does not leave its task's loop.
+
+    None where a task can move that is in no loop: with queued locks no cycle that goes
+    through such a state is fair.
 
     :param merged: give for each state the one that stands for it.
     """
     found = []
     places = state & space.where
+    queued = fairness == "queued"
     for i, shift in enumerate(space.shifts):
         of = loops.of[i]
-        loop = of[places >> shift & NUMBER]
-        if loop < 0:
+        number = places >> shift & NUMBER
+        loop = of[number]
+        if loop < 0 and (number == space.done_of[i] or not queued):
             continue
-        change = space.change(state, i)
+        node = space.nodes[i][number]
+        change = node.known.get(state & node.mask)
+        if change is None:
+            change = space.change(state, i)
         if change is not BLOCKED_STEP:
+            if loop < 0:
+                return []
             after = state + change
             if of[after >> shift & NUMBER] == loop:
                 found.append((i, space.sorted(after) if merged else after))
@@ -155,6 +170,7 @@ def _components(
     roots: Iterable[int],
     allowed: Collection[int],
     *,
+    fairness: str,
     merged: bool = False,
 ) -> Iterator[list[int]]:
     """Yield the strongly connected components that have a cycle (Tarjan).
@@ -163,7 +179,7 @@ def _components(
     :param allowed: states that there are.
     :param merged: each stands for all that differ by which twin is which only.
     """
-    moves_of = partial(_loop_moves, space, loops, merged=merged)
+    moves_of = partial(_loop_moves, space, loops, fairness=fairness, merged=merged)
     index: dict[int, int] = {}
     low: dict[int, int] = {}
     open_states: list[int] = []
@@ -230,7 +246,9 @@ def find_fair_cycle(
     if space.symmetry is not None:
         # A cycle of states that each stand for several may need several rounds until
         # everybody is who he was: it is looked for among all for which they stand.
-        merged = _components(space, loops, roots, allowed, merged=True)
+        merged = _components(
+            space, loops, roots, allowed, fairness=fairness, merged=True
+        )
         allowed = {
             state
             for component in merged
@@ -241,7 +259,7 @@ def find_fair_cycle(
     depths = _Depths(space)
     best: tuple[int, int] | None = None
     chosen: set[int] = set()
-    waiting = [_components(space, loops, roots, allowed)]
+    waiting = [_components(space, loops, roots, allowed, fairness=fairness)]
     while waiting:
         for component in waiting.pop():
             inside = set(component)
@@ -260,7 +278,9 @@ def find_fair_cycle(
                 if not passed_over.intersection(i for i, _ in _moves(space, state))
             }
             if len(rest) < len(inside):
-                waiting.append(_components(space, loops, sorted(rest), rest))
+                waiting.append(
+                    _components(space, loops, sorted(rest), rest, fairness=fairness)
+                )
     if best is None:
         return None
     return Cycle(best[1], _around(space, chosen, best[1], fairness))

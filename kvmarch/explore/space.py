@@ -65,6 +65,8 @@ class Space:
         self.growth = [0]
         """How often anything was added to the control graphs."""
         self._tasks: list[Task] = []
+        self._unsure: set[int] = set()
+        """Tasks of which nobody has looked where they stand since the last replay."""
         self._at: int | None = None
         self.ends = Node("end"), Node("stuck")
         self.between = Node("between steps")
@@ -197,23 +199,25 @@ class Space:
         for i, count in moves:
             for _ in range(count):
                 self._step(i)
-        self.check(state)
+        # To look at all the locals of a task is dear: done before its step is run.
+        self._unsure = set(range(self.count))
         self.world.violations.clear()
 
-    def check(self, state: int) -> None:
-        """Compare where the tasks stand with what a state says.
+    def _check(self, i: int, state: int) -> None:
+        """Compare where a task stands with what a state says.
 
-        :raises ExploreError: a task stands elsewhere; what was found is not to be
+        :raises ExploreError: it stands elsewhere; what was found is not to be
             believed.
         """
-        for i, task in enumerate(self._tasks):
-            number = state >> self.shifts[i] & NUMBER
-            if self._standpoint(i, task) != number:
-                raise ExploreError(
-                    f"{task.name} stands at {task.pending!r} and should stand at "
-                    f"{self.nodes[i][number].name!r}: a step depends on something "
-                    "that is no variable of a part"
-                )
+        self._unsure.discard(i)
+        task = self._tasks[i]
+        number = state >> self.shifts[i] & NUMBER
+        if self._standpoint(i, task) != number:
+            raise ExploreError(
+                f"{task.name} stands at {task.pending!r} and should stand at "
+                f"{self.nodes[i][number].name!r}: a step depends on something that "
+                "is no variable of a part"
+            )
 
     def differences(self, state: int) -> list[str]:
         """Lead the machine to a state; return each cell in which it differs.
@@ -222,6 +226,8 @@ class Space:
         """
         cells = self.cells
         self._replay(state)
+        for i in range(self.count):
+            self._check(i, state)
         for owner, name in (*self._log.read, *self._log.stored):
             # A piece is another object in each run.
             cells.cell(owner, name)
@@ -336,6 +342,8 @@ class Space:
         The steps after it that touch nothing belong to the transition. One that was
         never run has to be run to know: if it touches something, it is found too.
         """
+        if i in self._unsure:
+            self._check(i, state)
         node = self.nodes[i][state >> self.shifts[i] & NUMBER]
         delta, violations, moved = self._run(i, node, state)
         if not moved:
@@ -474,6 +482,8 @@ class Space:
             answer = node.recall(state)
         if answer is None:
             self.load(state)
+            for i in (*self._unsure,):
+                self._check(i, state)
             self._log.clear()
             answer = question()
             self.world.violations.clear()
