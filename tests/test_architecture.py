@@ -45,6 +45,19 @@ LAYERS = {
         "scenarios",
     },
     "sweep": {"changes", "errors", "plugins", "report", "scenarios"},
+    "walk": {"changes", "errors", "format", "plugins", "report", "scenarios"},
+    "testing": {
+        "arch",
+        "changes",
+        "errors",
+        "format",
+        "hookspecs",
+        "kernel",
+        "machine",
+        "plugins",
+        "report",
+        "scenarios",
+    },
     "cli": {
         "errors",
         "explore",
@@ -53,6 +66,8 @@ LAYERS = {
         "report",
         "scenarios",
         "sweep",
+        "testing",
+        "walk",
     },
     "__main__": {"cli"},
 }
@@ -62,7 +77,9 @@ the public names, so it is no part."""
 DOORS = {
     "click": {"cli"},
     "distributed": {"sweep"},
+    "numpy": {"walk"},
     "pluggy": {"plugins", "hookspecs"},
+    "pytest": {"testing"},
     "tabulate": {"report"},
 }
 """Which part of kvmarch may import which package from outside."""

@@ -11,12 +11,14 @@ if TYPE_CHECKING:
 
 def command_line() -> "click.Group":
     """Return the command group with every command."""
+    from kvmarch.cli.authors import check_plugin
     from kvmarch.cli.catalogue import bugs, posts
     from kvmarch.cli.commands import cli
     from kvmarch.cli.exploring import explain, explore
     from kvmarch.cli.sweeping import sweep
+    from kvmarch.cli.walk import walk
 
-    for command in (explore, explain, posts, bugs, sweep):
+    for command in (explore, explain, posts, bugs, sweep, walk, check_plugin):
         cli.add_command(command)
     return cli
 

@@ -1,0 +1,1 @@
+"""Walking the tables of a VM in an image of physical memory."""
