@@ -80,9 +80,9 @@ def test_every_property_is_documented(row):
     assert row.source
 
 
-@pytest.mark.parametrize("name", sorted(command_line().commands))
+@pytest.mark.parametrize("name", command_line().list_commands(None))
 def test_every_command_is_documented(name):
-    command = command_line().commands[name]
+    command = command_line().get_command(None, name)
 
     assert is_sentence(command.help)
     for parameter in command.params:

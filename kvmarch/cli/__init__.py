@@ -10,16 +10,9 @@ if TYPE_CHECKING:
 
 
 def command_line() -> "click.Group":
-    """Return the command group with every command."""
-    from kvmarch.cli.authors import check_plugin
-    from kvmarch.cli.catalogue import bugs, posts
+    """Return the command group; most commands are imported when they are called."""
     from kvmarch.cli.commands import cli
-    from kvmarch.cli.exploring import explain, explore
-    from kvmarch.cli.sweeping import sweep
-    from kvmarch.cli.walk import walk
 
-    for command in (explore, explain, posts, bugs, sweep, walk, check_plugin):
-        cli.add_command(command)
     return cli
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
+from kvmarch.cli.lazy import LazyGroup
 from kvmarch.cli.shared import (
-    Group,
     arch_option,
     change_options,
     choose_options,
@@ -33,7 +33,7 @@ Try:
 """
 
 
-@click.group(cls=Group, invoke_without_command=True)
+@click.group(cls=LazyGroup, invoke_without_command=True)
 @click.version_option(package_name="kvmarch", message="kvmarch %(version)s")
 @click.option("--trace-plugins", is_flag=True, help="Print how plugins are loaded.")
 @click.pass_context
