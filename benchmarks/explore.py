@@ -31,6 +31,8 @@ PROTOCOLS = {
 RACES = ("generation", "gpc_dontneed", "gpc_migrate", "gpc_refill")
 LIMITS = {1: 1.0, 2: 1.0, 3: 3.0}
 """By number of vCPUs, how much longer than Spin kvmarch may take."""
+ENV = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+"""Compiled modules are kept, as they are where kvmarch is installed."""
 MEASURE = """
 import sys
 from kvmarch.explore.search import explore, peak_memory
@@ -54,7 +56,7 @@ def timed(command: list[str], folder: str = ".") -> tuple[float, str]:
     """Run a command; return its wall seconds and its output."""
     begun = time.perf_counter()
     done = subprocess.run(
-        command, check=False, capture_output=True, text=True, cwd=folder
+        command, check=False, capture_output=True, text=True, cwd=folder, env=ENV
     )
     seconds = time.perf_counter() - begun
     # kvmarch says 1 where an expectation fails, and 3 where a search was cut.
