@@ -27,6 +27,7 @@ __all__ = [
     "HostPte",
     "Kernel",
     "KvmarchError",
+    "LabMachine",
     "Lock",
     "LockClass",
     "Match",
@@ -72,7 +73,14 @@ __all__ = [
 
 from typing import TYPE_CHECKING
 
-from kvmarch.arch import ArchInfo, Deviation, EntryKind, FaultResult, Option
+from kvmarch.arch import (
+    ArchInfo,
+    Deviation,
+    EntryKind,
+    FaultResult,
+    LabMachine,
+    Option,
+)
 from kvmarch.changes import RELEASES, Change, Choice, Kernel
 from kvmarch.errors import EntryError, FormatError, KvmarchError
 from kvmarch.format.bits import EntryFormat, Field

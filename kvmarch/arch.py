@@ -1,6 +1,13 @@
 """What an architecture says about itself."""
 
-__all__ = ["ArchInfo", "EntryKind", "FaultResult", "Option"]
+__all__ = [
+    "ArchInfo",
+    "Deviation",
+    "EntryKind",
+    "FaultResult",
+    "LabMachine",
+    "Option",
+]
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +31,61 @@ class EntryKind(NamedTuple):
     kind: str
     format: type[EntryFormat]
     maps: bool = False
+
+
+class Deviation(NamedTuple):
+    """What an architecture's kernels do otherwise than the contract has it.
+
+    ``kvmarch check-plugin`` then wants to see that they do.
+
+    :param rule: the rule of the contract, as ``check-plugin`` names it.
+    :param source: who says so: a fact sheet, a recording, a kernel function.
+    :param mmu: the kind of guest tables that it concerns; empty for all.
+    :param until: the first release that keeps the rule.
+    """
+
+    rule: str
+    source: str
+    mmu: str = ""
+    until: Release = (99, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class LabMachine:
+    """How the lab boots a kernel of the architecture, emulated, and drives its KVM.
+
+    :param qemu: the emulator's program.
+    :param qemu_package: what Debian calls the package that has it.
+    :param machine: the argument of ``-machine``.
+    :param cpu: the argument of ``-cpu``; one with the virtualization extensions.
+    :param console: the serial console, as the kernel names it.
+    :param ram_base: the physical address of the first byte of RAM.
+    :param compiler: a C compiler for static programs of the architecture.
+    :param compiler_packages: the packages that have it and its C library.
+    :param guest: a C file with the functions of ``kvmarch/lab/probe/probe.h`` that are
+        the architecture's: the guest's code and its registers.
+    :param debian: Debian's name of the architecture.
+    :param flavour: the end of the names of Debian's kernels, as ``-amd64``.
+    :param modules: the modules to load for ``/dev/kvm``, if they are no part of the
+        kernel; those that they need come along.
+    :param parameters: parameters of modules that a recording states.
+    :param append: more words for the kernel's command line.
+    """
+
+    qemu: str
+    qemu_package: str
+    machine: str
+    cpu: str
+    console: str
+    ram_base: int
+    compiler: str
+    compiler_packages: tuple[str, ...]
+    guest: str
+    debian: str
+    flavour: str
+    modules: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
+    append: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ import pluggy
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from kvmarch.arch import ArchInfo, EntryKind, FaultResult
+    from kvmarch.arch import ArchInfo, Deviation, EntryKind, FaultResult
     from kvmarch.changes import Change, Choice, Kernel
     from kvmarch.format.walk import WalkLayout
     from kvmarch.kernel.memslots import Memslot
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = ["API_VERSION", "OPTIONAL", "PATHS", "TIERS", "hookimpl", "hookspec"]
 
-API_VERSION = (1, 1)
+API_VERSION = (1, 2)
 """Major and minor number. A plugin needs the same major and no newer minor."""
 
 hookspec = pluggy.HookspecMarker("kvmarch")
@@ -168,6 +168,16 @@ def kvmarch_walk(k: Kernel, options: Mapping[str, Any]) -> WalkLayout | None:
     :param options: complete; the number of levels, page size and the like are among
         them.
     :returns: the layout, or None if this MMU keeps no tree, as a hash table is none.
+    """
+
+
+@hookspec
+def kvmarch_lab() -> LabMachine:
+    """Return how the lab boots and drives a kernel of the architecture, as data.
+
+    With it ``kvmarch lab`` runs scenarios on real kernels under QEMU's emulation. The
+    row names a C file with four small functions: the guest's code and its registers;
+    see :class:`~kvmarch.LabMachine`, and ``plugins/*/lab_guest.c`` for examples.
     """
 
 
@@ -451,6 +461,14 @@ def kvmarch_destroy_vm(vm: Vm) -> Path[None]:
 
 
 @hookspec
+def kvmarch_deviations() -> Sequence[Deviation]:
+    """Return what kernels of this architecture do otherwise than the contract has it.
+
+    :returns: a tuple of :class:`~kvmarch.Deviation` rows; each is tried to be one.
+    """
+
+
+@hookspec
 def kvmarch_scenarios() -> Sequence[str]:
     """Return folders, as paths, that hold scenario files of the plugin's own."""
 
@@ -459,7 +477,9 @@ OPTIONAL = frozenset(
     {
         "kvmarch_changes",
         "kvmarch_choices",
+        "kvmarch_deviations",
         "kvmarch_handle_request",
+        "kvmarch_lab",
         "kvmarch_memslots_updated",
         "kvmarch_scenarios",
         "kvmarch_sync_dirty_log",

@@ -12,7 +12,7 @@ from typing import Any
 import pluggy
 
 from kvmarch import hookspecs
-from kvmarch.arch import ArchInfo, Option
+from kvmarch.arch import ArchInfo, Deviation, Option
 from kvmarch.changes import (
     Change,
     Choice,
@@ -54,6 +54,7 @@ class Loaded:
     operations: Mapping[str, Any] = field(repr=False)
     changes: tuple[Change, ...] = field(repr=False)
     choices: tuple[Choice, ...] = field(repr=False)
+    deviations: tuple[Deviation, ...] = field(repr=False)
 
     @property
     def name(self) -> str:
@@ -166,6 +167,7 @@ def check(name: str, module: Any, distribution: str, version: str) -> Loaded:
         )
     changes = _ask_rows(name, hooks, "changes", Change)
     choices = _ask_rows(name, hooks, "choices", Choice)
+    deviations = _ask_rows(name, hooks, "deviations", Deviation)
     operations = {hook.removeprefix(PREFIX): fn for hook, fn in hooks.items()}
     chosen = {choice.name for choice in choices}
     tier = 0
@@ -184,7 +186,9 @@ def check(name: str, module: Any, distribution: str, version: str) -> Loaded:
     _check_names(name, changes, choices)
     if "scenarios" in operations:
         _ask(name, hooks, "scenarios", Sequence)
-    return Loaded(info, version, distribution, tier, operations, changes, choices)
+    return Loaded(
+        info, version, distribution, tier, operations, changes, choices, deviations
+    )
 
 
 def _check_info(name: str, info: ArchInfo) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kvmarch_arm64 import (
+    lab,
     changes,
     fault,
     fault_exclusive,
@@ -34,6 +35,7 @@ from kvmarch import (
     ArchInfo,
     Change,
     Choice,
+    Deviation,
     EntryKind,
     Kernel,
     Vcpu,
@@ -41,7 +43,7 @@ from kvmarch import (
     hookimpl,
 )
 
-KVMARCH_API = (1, 1)
+KVMARCH_API = (1, 2)
 
 MAPS = frozenset({"page", "block"})
 """Kinds of entries that lead to a page."""
@@ -81,6 +83,12 @@ def kvmarch_choices() -> Sequence[Choice]:
         *memslots.CHOICES,
         *teardown.CHOICES,
     )
+
+
+@hookimpl
+def kvmarch_deviations() -> tuple[Deviation, ...]:
+    """Return the exceptions to the contract."""
+    return (Deviation("maps-nothing-before-end", "generic facts 2.5", "", (6, 10)),)
 
 
 @hookimpl
@@ -144,6 +152,7 @@ def kvmarch_tlb_tag(vcpu: Vcpu) -> int:
 
 
 kvmarch_walk = hookimpl(walk_layout.walk_layout)
+kvmarch_lab = hookimpl(lab.machine)
 kvmarch_translate = hookimpl(walk.translate)
 kvmarch_page_fault = hookimpl(fault.kvm_handle_guest_abort)
 kvmarch_unmap_gfn_range = hookimpl(notifier.kvm_unmap_gfn_range)

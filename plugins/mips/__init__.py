@@ -29,6 +29,7 @@ from kvmarch import (
     ArchInfo,
     Change,
     Choice,
+    Deviation,
     EntryError,
     EntryKind,
     FaultResult,
@@ -43,7 +44,7 @@ from kvmarch import (
     hookimpl,
 )
 
-KVMARCH_API = (1, 1)
+KVMARCH_API = (1, 2)
 
 VZ = (4, 12)
 """The first release with hardware virtualisation (c992a4f6a9b0)."""
@@ -95,6 +96,15 @@ def kvmarch_choices() -> Sequence[Choice]:
 
 
 # -- entries -----------------------------------------------------------------------
+
+
+@hookimpl
+def kvmarch_deviations() -> tuple[Deviation, ...]:
+    """Return the exceptions to the contract."""
+    return (
+        Deviation("flushes-only-what-goes", "mips facts 2"),
+        Deviation("maps-nothing-before-end", "generic facts 2.5", "", (6, 10)),
+    )
 
 
 @hookimpl

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kvmarch_ppc import (
+    lab,
     changes,
     e500,
     hash_mmu,
@@ -26,6 +27,7 @@ from kvmarch import (
     ArchInfo,
     Change,
     Choice,
+    Deviation,
     EntryKind,
     FaultResult,
     Flush,
@@ -39,7 +41,7 @@ from kvmarch import (
     hookimpl,
 )
 
-KVMARCH_API = (1, 1)
+KVMARCH_API = (1, 2)
 
 MMUS: Mapping[str, KvmppcOps] = {
     "radix": radix.RADIX,
@@ -72,6 +74,17 @@ def kvmarch_choices() -> tuple[Choice, ...]:
         *shadow.CHOICES,
         *pr.CHOICES,
         *e500.CHOICES,
+    )
+
+
+@hookimpl
+def kvmarch_deviations() -> tuple[Deviation, ...]:
+    return (
+        Deviation("zaps-deleted-slots", "ppc facts 2 and L1", "pr"),
+        Deviation("zaps-deleted-slots", "ppc facts 2 and L1", "e500"),
+        Deviation("flushes-only-what-goes", "ppc facts 2", "e500"),
+        Deviation("logs-writes", "ppc facts 6", "e500"),
+        Deviation("logs-only-writes", "ppc facts 5", "pr"),
     )
 
 

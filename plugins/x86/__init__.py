@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kvmarch_x86 import (
+    lab,
     aging,
     changes,
     dirty_log,
@@ -34,6 +35,7 @@ from kvmarch import (
     ArchInfo,
     Change,
     Choice,
+    Deviation,
     EntryKind,
     Kernel,
     Vcpu,
@@ -42,7 +44,7 @@ from kvmarch import (
     hookimpl,
 )
 
-KVMARCH_API = (1, 1)
+KVMARCH_API = (1, 2)
 
 MAPS = frozenset({"leaf", "tracked"})
 """Kinds of entries that lead to a page."""
@@ -75,6 +77,12 @@ def kvmarch_choices() -> Sequence[Choice]:
         *unmap.CHOICES,
         *zap_range.CHOICES,
     )
+
+
+@hookimpl
+def kvmarch_deviations() -> tuple[Deviation, ...]:
+    """Return the exceptions to the contract."""
+    return (Deviation("forgets-mmio", "generic facts 3, v3.17", "", (3, 17)),)
 
 
 @hookimpl
@@ -155,6 +163,7 @@ def kvmarch_flush_remote_tlbs(vm: Vm, start: int, end: int) -> Any:
 
 
 kvmarch_walk = hookimpl(walk_layout.walk_layout)
+kvmarch_lab = hookimpl(lab.machine)
 kvmarch_vcpu_load = hookimpl(flush.vcpu_load)
 kvmarch_handle_request = hookimpl(flush.handle_request)
 kvmarch_translate = hookimpl(translate.translate)

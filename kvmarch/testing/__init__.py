@@ -1,0 +1,1 @@
+"""What tests are made of: machines to drive by hand, the contract suite, results."""

@@ -1,0 +1,147 @@
+"""The pytest plugin of kvmarch: machines of every architecture as fixtures.
+
+It is a package of its own because pytest loads it in every run of a Python in which
+kvmarch is installed: nothing of kvmarch is imported before a test asks for it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kvmarch.plugins import Loaded
+    from kvmarch.testing.bench import Bench
+    from kvmarch.testing.cases import Case
+
+_LOADED = pytest.StashKey["list[Loaded]"]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what the command line may say."""
+    group = parser.getgroup("kvmarch", "KVM's guest memory, on every architecture")
+    group.addoption(
+        "--kvmarch-arch",
+        metavar="NAMES",
+        default="",
+        help="run tests that use kvmarch on these architectures only",
+    )
+    group.addoption(
+        "--kvmarch-kernel",
+        metavar="RELEASES",
+        default="",
+        help="run tests that use kvmarch on these releases, such as v5.4,v6.12",
+    )
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Add the hook with which a conftest.py brings architectures of its own."""
+    from pytest_kvmarch import hooks
+
+    pluginmanager.add_hookspecs(hooks)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the mark."""
+    config.addinivalue_line(
+        "markers",
+        "kvmarch(arch=, kernel=, tier=, with_=, without=, **options): on which "
+        "architectures, releases and machines a test of kvmarch runs",
+    )
+
+
+def architectures(config: pytest.Config) -> list[Loaded]:
+    """Return what is installed, and what conftest.py files bring.
+
+    :raises pytest.UsageError: a plugin that the command line names was refused.
+    """
+    if _LOADED not in config.stash:
+        from kvmarch import plugins
+
+        own = [a for row in config.hook.pytest_kvmarch_architectures() for a in row]
+        found = plugins.load()
+        for name in config.getoption("--kvmarch-arch").split(","):
+            for refused in found.refused:
+                if refused.name == name:
+                    raise pytest.UsageError(refused.why)
+        config.stash[_LOADED] = [*found.loaded.values(), *own]
+    return config.stash[_LOADED]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that uses ``kvmarch_case`` on every kernel that it asks for."""
+    if "kvmarch_case" not in metafunc.fixturenames:
+        return
+    from kvmarch.errors import KvmarchError
+    from kvmarch.testing.cases import Wanted, cases
+
+    there = architectures(metafunc.config)
+    marks = [dict(m.kwargs) for m in metafunc.definition.iter_markers("kvmarch")]
+    try:
+        wanted = Wanted.of([_of_command_line(metafunc.config, marks), *marks])
+        rows = cases(wanted, there)
+    except (KvmarchError, TypeError) as error:
+        text = f"{metafunc.definition.nodeid}: {error}"
+        raise pytest.Collector.CollectError(text) from None
+    skip = pytest.mark.skip
+    metafunc.parametrize(
+        "kvmarch_case",
+        [
+            pytest.param(case, marks=[skip(reason=case.absent)] if case.absent else [])
+            for case in rows
+        ],
+        ids=[str(case) for case in rows],
+    )
+
+
+def _of_command_line(
+    config: pytest.Config, marks: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what the command line decides.
+
+    Architectures of the command line are those among the test's own.
+    """
+    from kvmarch.testing.cases import words
+
+    given: dict[str, Any] = {}
+    if config.getoption("--kvmarch-kernel"):
+        given["kernel"] = config.getoption("--kvmarch-kernel")
+    names = words(config.getoption("--kvmarch-arch"))
+    if names:
+        own = next((words(m["arch"]) for m in marks if m.get("arch")), names)
+        given["arch"] = tuple(name for name in names if name in own)
+        if not given["arch"]:
+            given = {"arch": own, "tier": 99}
+    return given
+
+
+@pytest.fixture
+def kvmarch_boot(kvmarch_case: Case) -> Iterator[Any]:
+    """Boot machines of the case: ``kvmarch_boot(pages=16, vcpus=1)``.
+
+    Each has its memory in memslot 0, from gfn 0 on.
+    """
+    from kvmarch.testing.bench import Bench
+
+    made: list[Bench] = []
+
+    def boot(pages: int = 16, **boot_options: Any) -> Bench:
+        one = Bench(kvmarch_case.link(), kvmarch_case.options(), pages, **boot_options)
+        made.append(one)
+        errno = one.slot()
+        assert errno == 0, f"memslot 0 is refused: errno {errno}"
+        return one
+
+    yield boot
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def kvm(kvmarch_boot: Any) -> Bench:
+    """Boot a machine of the case, with 16 pages of memory in memslot 0."""
+    one: Bench = kvmarch_boot()
+    return one
