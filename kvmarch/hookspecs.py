@@ -41,7 +41,7 @@ import pluggy
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from kvmarch.arch import ArchInfo, Deviation, EntryKind, FaultResult
+    from kvmarch.arch import ArchInfo, Deviation, EntryKind, FaultResult, LabMachine
     from kvmarch.changes import Change, Choice, Kernel
     from kvmarch.format.walk import WalkLayout
     from kvmarch.kernel.memslots import Memslot

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kvmarch_arm64 import (
-    lab,
     changes,
     fault,
     fault_exclusive,
     fault_old,
     fault_shared,
+    lab,
     memslots,
     notifier,
     oldmmu,

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kvmarch_ppc import (
-    lab,
     changes,
     e500,
     hash_mmu,
     host_page,
+    lab,
     pr,
     radix,
     shadow,
@@ -120,6 +120,9 @@ def kvmarch_entry_repoint(
 @hookimpl
 def kvmarch_walk(k: Kernel, options: Mapping[str, Any]) -> WalkLayout | None:
     return walk_layout.walk_layout(k, options)
+
+
+kvmarch_lab = hookimpl(lab.machine)
 
 
 # -- map, unmap, flush -------------------------------------------------------------

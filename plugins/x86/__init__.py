@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kvmarch_x86 import (
-    lab,
     aging,
     changes,
     dirty_log,
     fault,
     flush,
+    lab,
     rmap_changes,
     rules,
     slots,
