@@ -5,6 +5,7 @@ __all__ = ["FOUND", "bug_names", "bugs_table", "measure"]
 import json
 from collections.abc import Callable, Iterable
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from kvmarch.plugins import Plugins
@@ -17,7 +18,8 @@ from kvmarch.scenarios.parallel import results_of, works_of
 from kvmarch.scenarios.records import Bug, Scenario
 
 FOUND = "found.json"
-"""File beside the scenarios: what the search found in the buggy kernel of each."""
+"""File beside the scenarios, in a plugin's folder too: what the search found in the
+buggy kernel of each."""
 
 COLUMNS = (
     Column("id"),
@@ -39,8 +41,8 @@ def bug_names(plugins: Plugins, choose: Choose) -> list[str]:
     for arch in choose.arch:
         plugins.get(arch)
     names = []
-    for name in library():
-        scenario = load(find(name, plugins.scenario_folders()))
+    for name, path in library(plugins.scenario_folders()).items():
+        scenario = load(path)
         bug = scenario.bug
         if bug is not None and (not choose.arch or bug.arch in (*choose.arch, "")):
             names.append(name)
@@ -63,11 +65,14 @@ def measure(outcomes: Iterable[Outcome]) -> dict[str, Any]:
     return {}
 
 
-def _recorded() -> dict[str, dict[str, Any]]:
-    file = resources.files("kvmarch.scenarios") / "bugs" / FOUND
-    if not file.is_file():
-        return {}
-    found: dict[str, dict[str, Any]] = json.loads(file.read_text("utf-8"))
+def _recorded(plugins: Plugins) -> dict[str, dict[str, Any]]:
+    """Return what is recorded beside the scenarios, the plugins' own included."""
+    own = resources.files("kvmarch.scenarios") / "bugs"
+    found: dict[str, dict[str, Any]] = {}
+    for folder in (*plugins.scenario_folders(), str(own)):
+        file = Path(folder) / FOUND
+        if file.is_file():
+            found |= json.loads(file.read_text("utf-8"))
     return found
 
 
@@ -90,7 +95,7 @@ def bugs_table(
     :param names: the bugs; all if it is empty.
     """
     table = Table("Bugs that the search finds again", COLUMNS)
-    recorded = _recorded()
+    recorded = _recorded(plugins)
     candidates: list[tuple[Scenario, Bug, dict[str, Any]]] = []
     unmerged: list[dict[str, Any]] = []
     chosen = tuple(names) or bug_names(plugins, choose)

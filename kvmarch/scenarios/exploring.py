@@ -19,12 +19,7 @@ from kvmarch.scenarios.records import Scenario
 
 def names_of_all(plugins: Plugins) -> list[str]:
     """Return the scenarios of which something is expected over all interleavings."""
-    paths = dict(library())
-    for folder in plugins.scenario_folders():
-        from pathlib import Path
-
-        for path in sorted(Path(folder).glob("*.toml")):
-            paths.setdefault(path.stem, path)
+    paths = library(plugins.scenario_folders())
     return [name for name, path in paths.items() if load(path).verdicts]
 
 

@@ -36,15 +36,23 @@ FOLDERS = ("races", "bugs")
 """Folders of scenarios beside those that need one schedule only."""
 
 
-def library() -> dict[str, Path]:
-    """Return the scenarios that are shipped, by name."""
+def library(folders: tuple[str, ...] = ()) -> dict[str, Path]:
+    """Return the scenarios that are shipped, by name.
+
+    :param folders: more folders with scenario files, those of plugins; a name that is
+        taken already keeps its file.
+    """
     top = resources.files("kvmarch.scenarios")
-    return {
+    known = {
         path.name.removesuffix(".toml"): Path(str(path))
         for folder in (top, *(top / name for name in FOLDERS))
         for path in sorted(folder.iterdir(), key=lambda p: p.name)
         if path.name.endswith(".toml")
     }
+    for each in folders:
+        for path in sorted(Path(each).glob("*.toml")):
+            known.setdefault(path.stem, path)
+    return known
 
 
 def find(name: str, folders: tuple[str, ...] = ()) -> Path:
@@ -55,10 +63,7 @@ def find(name: str, folders: tuple[str, ...] = ()) -> Path:
     """
     if name.endswith(".toml") or "/" in name:
         return Path(name)
-    known = library()
-    for folder in folders:
-        for path in sorted(Path(folder).glob("*.toml")):
-            known.setdefault(path.stem, path)
+    known = library(folders)
     if name not in known:
         raise UnknownNameError("scenario", name, sorted(known))
     return known[name]

@@ -9,7 +9,6 @@ __all__ = [
 ]
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from kvmarch.changes import RELEASES, Choice, find_release, show_release
 from kvmarch.kernel.table import CHANGES, CHOICES
@@ -21,11 +20,8 @@ from kvmarch.scenarios.records import Scenario
 
 
 def _scenarios(plugins: Plugins) -> Iterator[Scenario]:
-    for path in library().values():
+    for path in library(plugins.scenario_folders()).values():
         yield load(path)
-    for folder in plugins.scenario_folders():
-        for path in sorted(Path(folder).glob("*.toml")):
-            yield load(path)
 
 
 def scenarios_table(plugins: Plugins) -> Table:
