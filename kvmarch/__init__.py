@@ -13,6 +13,7 @@ __all__ = [
     "READONLY",
     "RELEASES",
     "ArchInfo",
+    "ArchVerb",
     "Change",
     "Choice",
     "Deviation",
@@ -75,6 +76,7 @@ from typing import TYPE_CHECKING
 
 from kvmarch.arch import (
     ArchInfo,
+    ArchVerb,
     Deviation,
     EntryKind,
     FaultResult,

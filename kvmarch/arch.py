@@ -1,7 +1,10 @@
 """What an architecture says about itself."""
 
+from __future__ import annotations
+
 __all__ = [
     "ArchInfo",
+    "ArchVerb",
     "Deviation",
     "EntryKind",
     "FaultResult",
@@ -9,13 +12,18 @@ __all__ = [
     "Option",
 ]
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from kvmarch.changes import Release, show_release
 from kvmarch.errors import KernelError, UnknownNameError
-from kvmarch.format.bits import EntryFormat
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from kvmarch.format.bits import EntryFormat
+    from kvmarch.kernel.vm import Vm
+    from kvmarch.machine.steps import Path
 
 FaultResult: TypeAlias = Literal["guest", "mmio", "error"]
 """How a page fault ends: enter the guest again, emulate, or fail the run."""
@@ -86,6 +94,26 @@ class LabMachine:
     modules: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
     append: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchVerb:
+    """Something that only this architecture can do, for the steps of scenarios.
+
+    A scenario writes the architecture before it: ``x86.apicv_inhibit gfn=511``.
+
+    :param name: a word of lower-case letters, digits and underscores.
+    :param doc: one sentence that says what it does.
+    :param run: gets the VM and the arguments by name, as values; returns a path.
+    :param params: by name, the kind of each argument: ``int``, ``name`` (any word) or
+        ``word:this|that``; with a question mark in front where it may be left out.
+        An ``int`` that is called ``vcpu`` must be the number of one.
+    """
+
+    name: str
+    doc: str
+    run: Callable[[Vm, Mapping[str, Any]], Path[Any]]
+    params: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,10 +38,19 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from kvmarch.tiers import OPTIONAL, PATHS, TIERS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from kvmarch.arch import ArchInfo, Deviation, EntryKind, FaultResult, LabMachine
+    from kvmarch.arch import (
+        ArchInfo,
+        ArchVerb,
+        Deviation,
+        EntryKind,
+        FaultResult,
+        LabMachine,
+    )
     from kvmarch.changes import Change, Choice, Kernel
     from kvmarch.format.walk import WalkLayout
     from kvmarch.kernel.memslots import Memslot
@@ -473,58 +482,21 @@ def kvmarch_scenarios() -> Sequence[str]:
     """Return folders, as paths, that hold scenario files of the plugin's own."""
 
 
-OPTIONAL = frozenset(
-    {
-        "kvmarch_changes",
-        "kvmarch_choices",
-        "kvmarch_deviations",
-        "kvmarch_handle_request",
-        "kvmarch_lab",
-        "kvmarch_memslots_updated",
-        "kvmarch_scenarios",
-        "kvmarch_sync_dirty_log",
-        "kvmarch_vcpu_create",
-        "kvmarch_destroy_vm",
-        "kvmarch_vcpu_load",
-        "kvmarch_vcpu_reload",
-        "kvmarch_walk",
-    }
-)
-"""Hooks that a plugin may leave out; the core then does nothing, or the usual."""
+@hookspec
+def kvmarch_verbs() -> Sequence[ArchVerb]:
+    """Return what only this architecture can do, for the steps of scenarios.
 
-PATHS = frozenset(
-    {
-        "commit_memory_region",
-        "destroy_vm",
-        "flush_shadow_all",
-        "flush_shadow_memslot",
-        "memslots_updated",
-        "page_fault",
-        "sync_dirty_log",
-        "vcpu_reload",
-    }
-)
-"""Operations that are always paths: a plain function is refused for them."""
+    A line of a scenario names it with the architecture in front, so that no other
+    plugin's verb and none of the core's is taken for it::
 
-TIERS: dict[int, tuple[str, ...]] = {
-    1: ("arch", "formats", "decode", "entry_pfn", "entry_repoint"),
-    2: (
-        "vm_create",
-        "tlb_tag",
-        "translate",
-        "page_fault",
-        "unmap_gfn_range",
-        "flush_remote_tlbs",
-        "entry",
-        "leaf_table",
-    ),
-    3: ("set_spte_gfn", "age_gfn", "test_age_gfn"),
-    4: (
-        "prepare_memory_region",
-        "commit_memory_region",
-        "flush_shadow_memslot",
-        "dirty_log_masked",
-    ),
-    5: ("flush_shadow_all",),
-}
-"""What each tier adds to those before it, without the prefix ``kvmarch_``."""
+        ArchVerb(
+            "apicv_inhibit",
+            "APICv is inhibited; pages are emulated from now on.",
+            lambda vm, args: inhibit_apicv(vm, args["gfn"]),
+            {"gfn": "int"},
+        )
+
+    is ``x86.apicv_inhibit gfn=511``.
+
+    :returns: a tuple of :class:`~kvmarch.ArchVerb` rows, each with a name of its own.
+    """

@@ -4,6 +4,7 @@ __all__ = ["Loaded", "Plugins", "Refused", "check", "link", "load"]
 
 import importlib.metadata
 import inspect
+import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 import pluggy
 
 from kvmarch import hookspecs
-from kvmarch.arch import ArchInfo, Deviation, Option
+from kvmarch.arch import ArchInfo, ArchVerb, Deviation, Option
 from kvmarch.changes import (
     Change,
     Choice,
@@ -28,6 +29,9 @@ from kvmarch.kernel.table import CHANGES, CHOICES, FIXED
 
 GROUP = "kvmarch"
 PREFIX = "kvmarch_"
+_WORD = re.compile(r"[a-z][a-z0-9_]*")
+_KIND = re.compile(r"\??(int|name|word:\w+(\|\w+)*)")
+"""What an argument of a plugin's verb may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class Loaded:
     changes: tuple[Change, ...] = field(repr=False)
     choices: tuple[Choice, ...] = field(repr=False)
     deviations: tuple[Deviation, ...] = field(repr=False)
+    verbs: tuple[ArchVerb, ...] = field(default=(), repr=False)
 
     @property
     def name(self) -> str:
@@ -186,8 +191,18 @@ def check(name: str, module: Any, distribution: str, version: str) -> Loaded:
     _check_names(name, changes, choices)
     if "scenarios" in operations:
         _ask(name, hooks, "scenarios", Sequence)
+    verbs = _ask_rows(name, hooks, "verbs", ArchVerb)
+    _check_verbs(name, verbs)
     return Loaded(
-        info, version, distribution, tier, operations, changes, choices, deviations
+        info,
+        version,
+        distribution,
+        tier,
+        operations,
+        changes,
+        choices,
+        deviations,
+        verbs,
     )
 
 
@@ -222,6 +237,36 @@ def _check_names(
         for need in sorted({n for variant in choice.variants for n in variant.needs}):
             if need not in known:
                 raise PluginError(f"{where} needs change {need}, which nobody knows")
+
+
+def _check_verbs(name: str, verbs: tuple[ArchVerb, ...]) -> None:
+    """Refuse verbs that no scenario could use, or that are there twice."""
+    seen: set[str] = set()
+    for verb in verbs:
+        where = f"plugin {name}: hook {PREFIX}verbs: verb {verb.name!r}"
+        if not isinstance(verb.name, str) or not _WORD.fullmatch(verb.name):
+            raise PluginError(f"{where} must be a word such as apicv_inhibit")
+        if verb.name in seen:
+            raise PluginError(f"{where} is there twice")
+        seen.add(verb.name)
+        if not isinstance(verb.doc, str) or not verb.doc:
+            raise PluginError(f"{where} must say what it does")
+        if not callable(verb.run):
+            raise PluginError(
+                f"{where}: run is {type(verb.run).__name__}, not a function"
+            )
+        if not isinstance(verb.params, Mapping):
+            raise PluginError(
+                f"{where}: params is {type(verb.params).__name__}, not a mapping"
+            )
+        for param, kind in verb.params.items():
+            if not isinstance(param, str) or not _WORD.fullmatch(param):
+                raise PluginError(f"{where}: argument {param!r} must be a word")
+            if not isinstance(kind, str) or not _KIND.fullmatch(kind):
+                raise PluginError(
+                    f"{where}: argument {param} is {kind!r}; there is int, name and "
+                    "word:this|that, with ? in front where it may be left out"
+                )
 
 
 def _check_paths(
@@ -342,7 +387,13 @@ def link(
     if not arch.info.pfncache:
         applied -= gpc.CHANGES
     own = {choice.name: choice for choice in arch.choices}
-    fixed = {**_DEFAULTS, **FIXED, **arch.operations, "arch_info": arch.info}
+    fixed = {
+        **_DEFAULTS,
+        **FIXED,
+        **arch.operations,
+        "arch_info": arch.info,
+        "verbs": {verb.name: verb for verb in arch.verbs},
+    }
     for choice in CHOICES:
         own[choice.name] = choice.joined(own.get(choice.name))
     return assemble(arch.name, release, applied, own.values(), fixed)

@@ -10,6 +10,7 @@ import pytest
 from kvmarch import hookspecs
 from kvmarch.cli import command_line
 from kvmarch.kernel.table import CHANGES, CHOICES
+from kvmarch.plugins import load
 from kvmarch.scenarios.columns import SHOWS
 from kvmarch.scenarios.properties import ALWAYS_ON
 from kvmarch.scenarios.verbs import VERBS
@@ -67,6 +68,15 @@ def test_every_verb_is_documented(name):
     assert is_sentence(VERBS[name].doc)
     for kind in VERBS[name].params.values():
         assert re.fullmatch(r"\??(int|name|flags|word:\w+(\|\w+)*)", kind)
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [verb for arch in load().loaded.values() for verb in arch.verbs],
+    ids=lambda verb: verb.name,
+)
+def test_every_verb_of_an_architecture_is_documented(verb):
+    assert is_sentence(verb.doc)
 
 
 @pytest.mark.parametrize("name", sorted(SHOWS))

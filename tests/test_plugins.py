@@ -8,6 +8,7 @@ import pytest
 from kvmarch import (
     API_VERSION,
     ArchInfo,
+    ArchVerb,
     Change,
     Choice,
     EntryFormat,
@@ -75,6 +76,12 @@ def hook(name, value):
     return hookimpl(function)
 
 
+def verbs(*rows):
+    """Return a hook that brings verbs; each is what differs from one that is right."""
+    right = {"name": "forget", "doc": "Forget a page.", "run": print, "params": {}}
+    return hook("kvmarch_verbs", tuple(ArchVerb(**{**right, **row}) for row in rows))
+
+
 # -- what is right -----------------------------------------------------------------
 
 
@@ -115,6 +122,54 @@ def test_a_choice_is_an_operation(altered):
 @pytest.mark.parametrize("api", [(1, 0), API_VERSION])
 def test_an_api_that_fits(altered, api):
     assert check(altered(KVMARCH_API=api)).tier == 5
+
+
+def test_verbs_are_part_of_the_kernel(altered):
+    rows = {"name": "forget"}, {"name": "forget_all"}
+    loaded = check(altered(kvmarch_verbs=verbs(*rows)))
+
+    assert sorted(plugins.link(loaded, (6, 1)).verbs) == ["forget", "forget_all"]
+    assert plugins.link(check(altered()), (6, 1)).verbs == {}
+
+
+WRONG_VERBS = [
+    pytest.param(({}, {}), "verb 'forget' is there twice", id="twice"),
+    pytest.param(({"name": "For get"},), "verb 'For get' must be a word", id="name"),
+    pytest.param(({"name": 7},), "verb 7 must be a word", id="name-type"),
+    pytest.param(({"doc": ""},), "verb 'forget' must say what it does", id="doc"),
+    pytest.param(({"run": 7},), "run is int, not a function", id="run"),
+    pytest.param(({"params": ["gfn"]},), "params is list, not a mapping", id="params"),
+    pytest.param(({"params": {"g-n": "int"}},), "argument 'g-n' must be", id="param"),
+    pytest.param(
+        ({"params": {"gfn": "page"}},),
+        "argument gfn is 'page'; there is int, name and word:this|that",
+        id="kind",
+    ),
+    pytest.param(({"params": {"gfn": 1}},), "argument gfn is 1; there", id="kind-type"),
+]
+
+
+@pytest.mark.parametrize(("rows", "message"), WRONG_VERBS)
+def test_a_verb_that_no_scenario_could_use_is_refused(altered, rows, message):
+    with pytest.raises(PluginError) as refused:
+        check(altered(kvmarch_verbs=verbs(*rows)))
+
+    assert str(refused.value).startswith("plugin toy: hook kvmarch_verbs: verb ")
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        pytest.param([], "hook kvmarch_verbs returned list, not tuple", id="list"),
+        pytest.param(
+            ("forget",), "returned a str among its ArchVerb rows", id="no-row"
+        ),
+    ],
+)
+def test_verbs_of_another_type_are_refused(altered, answer, message):
+    with pytest.raises(PluginError, match=message):
+        check(altered(kvmarch_verbs=hook("kvmarch_verbs", answer)))
 
 
 # -- what is wrong -----------------------------------------------------------------

@@ -22,11 +22,17 @@ from kvmarch.kernel.dirty_log import get_dirty_log
 from kvmarch.kernel.mmap import populate
 from kvmarch.machine.host import PFN_SHIFT, Vma
 from kvmarch.machine.run import Outcome, Task, run, run_along, run_path
-from kvmarch.machine.steps import op
+from kvmarch.machine.steps import Path, op
 from kvmarch.machine.world import Event, Violation
 from kvmarch.scenarios import properties
 from kvmarch.scenarios.records import FIRST_HVA, Memory, Scenario, StepLine
-from kvmarch.scenarios.verbs import VERBS, Context, make_gpcs, values
+from kvmarch.scenarios.verbs import (
+    Context,
+    check_own_verbs,
+    find_verb,
+    make_gpcs,
+    values,
+)
 
 Observer = Callable[[Any, Any], None]
 """Called after each step with its task and the step."""
@@ -58,7 +64,11 @@ class Played:
 def set_up(
     scenario: Scenario, k: Kernel, options: Mapping[str, Any], **boot_options: Any
 ) -> Context:
-    """Return a machine with the scenario's memory, before its first step."""
+    """Return a machine with the scenario's memory, before its first step.
+
+    :raises ScenarioError: a line is of another architecture, or of none.
+    """
+    check_own_verbs(scenario, k)
     machine = boot(k, options, vcpus=scenario.vcpus, **boot_options)
     mm = machine.mm
     memory: dict[str, tuple[int, int]] = {}
@@ -113,6 +123,12 @@ def _end(
         world.note("result", number=number, value=value)
 
 
+def _path_of(context: Context, line: StepLine) -> Path[Any]:
+    """Return the kernel path that a line runs."""
+    verb = find_verb(context.machine.vm.k, line.verb)
+    return verb.make(context, values(verb, line.args))
+
+
 async def task_path(
     context: Context,
     results: dict[tuple[str, int], Any],
@@ -121,8 +137,7 @@ async def task_path(
 ) -> None:
     for number, line in enumerate(lines):
         await _begin(context, name, number, line)
-        path = VERBS[line.verb].make(context, values(line.verb, line.args))
-        value = await path
+        value = await _path_of(context, line)
         await _end(context, results, number, value)
 
 

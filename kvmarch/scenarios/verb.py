@@ -9,15 +9,20 @@ __all__ = [
     "Streams",
     "Verb",
     "check_line",
+    "check_own_verbs",
+    "find_verb",
     "parse",
     "values",
     "verb",
 ]
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from kvmarch.changes import Kernel
+from kvmarch.errors import ScenarioError
 from kvmarch.kernel.boot import Machine
 from kvmarch.kernel.gpc import Gpc
 from kvmarch.kernel.memslots import LOG_DIRTY_PAGES, READONLY
@@ -25,7 +30,7 @@ from kvmarch.machine.steps import Path
 from kvmarch.machine.world import Part
 
 if TYPE_CHECKING:
-    from kvmarch.scenarios.records import Memory
+    from kvmarch.scenarios.records import Memory, Scenario, StepLine
 
 FLAGS = {"log_dirty": LOG_DIRTY_PAGES, "readonly": READONLY}
 
@@ -98,6 +103,51 @@ class Verb:
 
 
 VERBS: dict[str, Verb] = {}
+"""The core's verbs. Those of an architecture have its name in front, and a dot."""
+
+_OWN = re.compile(r"([a-z]\w*)\.([a-z]\w*)", re.ASCII)
+
+
+def find_verb(k: Kernel, name: str) -> Verb:
+    """Return a verb of a machine: one of the core, or of its architecture.
+
+    :raises ScenarioError: its architecture has none of that name.
+    """
+    own = _OWN.fullmatch(name)
+    if own is None:
+        return VERBS[name]
+    arch, word = own.groups()
+    if arch != k.arch:
+        raise ScenarioError(f"{name} is of {arch}, and this is {k.arch}")
+    row = k.verbs.get(word)
+    if row is None:
+        known = ", ".join(f"{arch}.{word}" for word in sorted(k.verbs)) or "none"
+        raise ScenarioError(f"unknown verb {name!r}; of {arch} there is {known}")
+    return Verb(name, row.params, row.doc, lambda c, args: row.run(c.machine.vm, args))
+
+
+def check_own_verbs(scenario: "Scenario", k: Kernel) -> None:
+    """Check a scenario's lines that only an architecture understands.
+
+    :raises ScenarioError: with the place and what would be accepted.
+    """
+    places: list[tuple[str, Iterable[StepLine]]] = [("setup", scenario.setup)]
+    places += [
+        (f"task[{number}].steps", task.steps)
+        for number, task in enumerate(scenario.tasks)
+    ]
+    memory = {row.name: row for row in scenario.memory}
+    for place, lines in places:
+        for number, line in enumerate(lines):
+            if not _OWN.fullmatch(line.verb):
+                continue
+            try:
+                verb = find_verb(k, line.verb)
+                why = _check_args(verb, line.args, memory, scenario.vcpus)
+            except ScenarioError as error:
+                why = str(error)
+            if why:
+                raise ScenarioError(f"{scenario.name}: {place}[{number}]: {why}")
 
 
 def verb(doc: str, **params: str) -> Callable[[Make], Make]:
@@ -147,17 +197,30 @@ def check_line(
 ) -> str:
     """Return why a line is refused; empty if it is not.
 
+    One that an architecture must understand is looked at when there is one, see
+    :func:`check_own_verbs`.
+
     :param memory: the scenario's memories by name.
     :param vcpus: how many vCPUs it has.
     """
+    if _OWN.fullmatch(name):
+        return ""
     known = VERBS.get(name)
     if known is None:
         return f"unknown verb {name!r}; there is {', '.join(sorted(VERBS))}"
+    return _check_args(known, args, memory, vcpus)
+
+
+def _check_args(
+    known: Verb, args: Mapping[str, str], memory: Mapping[str, "Memory"], vcpus: int
+) -> str:
+    name = known.name
     given: dict[str, Any] = {}
     for key, text in args.items():
         kind = known.params.get(key)
         if kind is None:
-            return f"{name} has no argument {key}; there is {', '.join(known.params)}"
+            there = ", ".join(known.params) or "none"
+            return f"{name} has no argument {key}; there is {there}"
         try:
             given[key] = parse(kind, text)
         except ValueError as error:
@@ -197,7 +260,6 @@ def _check_pages(
     return ""
 
 
-def values(name: str, args: Mapping[str, str]) -> dict[str, Any]:
+def values(known: Verb, args: Mapping[str, str]) -> dict[str, Any]:
     """Return the arguments of a checked line as values."""
-    params = VERBS[name].params
-    return {key: parse(params[key], text) for key, text in args.items()}
+    return {key: parse(known.params[key], text) for key, text in args.items()}

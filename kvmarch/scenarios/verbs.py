@@ -10,6 +10,8 @@ __all__ = [
     "Context",
     "Verb",
     "check_line",
+    "check_own_verbs",
+    "find_verb",
     "make_gpcs",
     "parse",
     "values",
@@ -18,7 +20,6 @@ __all__ = [
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from kvmarch.errors import ScenarioError
 from kvmarch.kernel import huge_memory, ksm, mmap, reclaim
 from kvmarch.kernel.boot import destroy_vm
 from kvmarch.kernel.dirty_log import clear_dirty_log, get_dirty_log
@@ -46,6 +47,8 @@ from kvmarch.scenarios.verb import (
     Streams,
     Verb,
     check_line,
+    check_own_verbs,
+    find_verb,
     parse,
     values,
     verb,
@@ -376,17 +379,6 @@ def gpc_store_atomic(c: Context, args: Mapping[str, Any]) -> Path[Any]:
 @verb("Deactivate a gfn_to_pfn_cache.", name="name")
 def gpc_unmap(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     return gpc_deactivate(c.gpcs[args["name"]])
-
-
-@verb(
-    "x86: APICv is inhibited; pages are emulated from now on.", gfn="int", pages="?int"
-)
-def apicv_inhibit(c: Context, args: Mapping[str, Any]) -> Path[Any]:
-    vm, gfn = c.machine.vm, args["gfn"]
-    if not vm.k.has("inhibit_apicv"):
-        raise ScenarioError(f"apicv_inhibit: {vm.k.arch} has no APICv")
-    path: Path[Any] = vm.k.inhibit_apicv(vm, gfn, gfn + args.get("pages", 1))
-    return path
 
 
 # -- ends --------------------------------------------------------------------------

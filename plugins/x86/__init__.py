@@ -33,6 +33,7 @@ from kvmarch_x86.state import X86Vcpu, X86Vm
 
 from kvmarch import (
     ArchInfo,
+    ArchVerb,
     Change,
     Choice,
     Deviation,
@@ -83,6 +84,12 @@ def kvmarch_choices() -> Sequence[Choice]:
 def kvmarch_deviations() -> tuple[Deviation, ...]:
     """Return the exceptions to the contract."""
     return (Deviation("forgets-mmio", "generic facts 3, v3.17", "", (3, 17)),)
+
+
+@hookimpl
+def kvmarch_verbs() -> Sequence[ArchVerb]:
+    """Return what only x86 can do."""
+    return zap_range.VERBS
 
 
 @hookimpl

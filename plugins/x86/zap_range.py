@@ -4,14 +4,19 @@
     and 6 D11.
 """
 
-__all__ = ["CHOICES"]
+__all__ = ["CHOICES", "VERBS"]
+
+from collections.abc import Mapping
+from typing import Any
 
 from kvmarch_x86.rmap_mmu import rmap_unmap_gfn_range
 from kvmarch_x86.tdp_unmap import walk_exclusively, walk_shared
 
 from kvmarch import (
+    ArchVerb,
     Choice,
     Flush,
+    Path,
     Vm,
     kvm_flush_remote_tlbs,
     kvm_mmu_invalidate_begin,
@@ -144,4 +149,18 @@ async def _inhibit(vm: Vm, first: int, stop: int) -> None:
     await vm.k.x86_zap_gfn_range(vm, first, stop)
 
 
+def _inhibit_from(vm: Vm, args: Mapping[str, Any]) -> Path[None]:
+    first: int = args["gfn"]
+    path: Path[None] = vm.k.inhibit_apicv(vm, first, first + args.get("pages", 1))
+    return path
+
+
+VERBS = (
+    ArchVerb(
+        "apicv_inhibit",
+        "APICv is inhibited; pages are emulated from now on.",
+        _inhibit_from,
+        {"gfn": "int", "pages": "?int"},
+    ),
+)
 CHOICES = (begin, end, tracked, zap_gfn_range, inhibit_apicv)

@@ -123,7 +123,7 @@ REFUSED = [
     ),
     pytest.param(
         base(steps='"fork", "jump"'),
-        "task[0].steps[1]: unknown verb 'jump'; there is age, apicv_inhibit, collapse",
+        "task[0].steps[1]: unknown verb 'jump'; there is age, collapse, dirty_clear",
         id="verb",
     ),
     pytest.param(
