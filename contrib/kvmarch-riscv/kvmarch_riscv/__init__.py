@@ -14,6 +14,7 @@ from kvmarch import (
     ArchInfo,
     Change,
     Choice,
+    Deviation,
     EntryError,
     EntryKind,
     FaultResult,
@@ -27,6 +28,7 @@ from kvmarch_riscv import (
     gstage,
     hfence,
     kinds,
+    lab,
     memslots,
     notifier,
     ranges,
@@ -41,7 +43,7 @@ from kvmarch_riscv.kinds import decode, formats
 from kvmarch_riscv.pte import entry_pfn, pte_with_pfn
 from kvmarch_riscv.state import RiscvVcpu, RiscvVm
 
-KVMARCH_API = (1, 1)
+KVMARCH_API = (1, 2)
 
 
 @hookimpl
@@ -67,6 +69,15 @@ def kvmarch_choices() -> Sequence[Choice]:
         *memslots.CHOICES,
         *teardown.CHOICES,
         *kinds.CHOICES,
+    )
+
+
+@hookimpl
+def kvmarch_deviations() -> Sequence[Deviation]:
+    """Return what KVM/RISC-V does otherwise than the contract has it."""
+    return (
+        Deviation("frees-tables", "riscv 3.3: unmap and free_pgd() keep them"),
+        Deviation("maps-nothing-before-end", "riscv 3.4", "", (6, 10)),
     )
 
 
@@ -112,6 +123,7 @@ def kvmarch_entry_repoint(
     return pte_with_pfn(entry, pfn)
 
 
+kvmarch_lab = hookimpl(lab.machine)
 kvmarch_walk = hookimpl(walk_layout.walk_layout)
 kvmarch_entry = hookimpl(walk.entry_of)
 kvmarch_leaf_table = hookimpl(walk.leaf_table)

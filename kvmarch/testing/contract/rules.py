@@ -8,6 +8,7 @@ RULES = {
     "logs-writes": "KVM_GET_DIRTY_LOG works",
     "logs-only-writes": "a page that is only read is not in the dirty log for ever",
     "maps-nothing-before-end": "nothing is mapped in a range that is being invalidated",
+    "frees-tables": "a VM that is destroyed leaves no table",
     "forgets-mmio": "what was MMIO is seen as memory once a memslot is there",
 }
 """What each rule says, by name."""
