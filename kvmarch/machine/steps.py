@@ -110,7 +110,7 @@ class Op(Generic[P, R]):
         self, fn: Callable[P, R], *, name: str = "", sleeps: bool = False
     ) -> None:
         self.fn: Callable[P, R] = fn
-        self.name = name or fn.__name__
+        self.name = name or fn.__name__.strip("_")
         self.sleeps = sleeps
 
     if TYPE_CHECKING:
