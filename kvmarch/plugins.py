@@ -66,6 +66,13 @@ class Loaded:
         """Return the architecture's name."""
         return self.info.name
 
+    def keeps(self, rule: str, release: Release, mmu: str = "") -> bool:
+        """Return whether a kernel is said to keep a rule of the contract."""
+        return not any(
+            rule == row.rule and row.mmu in {"", mmu} and release < row.until
+            for row in self.deviations
+        )
+
 
 class Plugins:
     """The architectures that are there, by name, and those that were refused."""

@@ -206,7 +206,7 @@ def _row(
         table.status = max(table.status, 3)
         row["note"] = "cut by the bound on steps"
     for expect in scenario.expects:
-        if meant(expect, row, release, choose):
+        if meant(expect, row, release, choose, arch):
             for name, value in expect.values.items():
                 if row[name] != value:
                     table.status = 1
@@ -217,9 +217,18 @@ def _row(
 
 
 def meant(
-    expect: Expect, row: Mapping[str, Any], release: Release, choose: Choose
+    expect: Expect,
+    row: Mapping[str, Any],
+    release: Release,
+    choose: Choose,
+    arch: Loaded | None = None,
 ) -> bool:
-    """Return whether an expectation speaks of a row of the comparison."""
+    """Return whether an expectation speaks of a row of the comparison.
+
+    :param arch: the row's, for the rules of the contract from which it deviates.
+    """
+    if expect.keeps and arch and not arch.keeps(expect.keeps, release, row["mmu"]):
+        return False
     return (
         expect.arch in {"", row["arch"]}
         and expect.mmu in {"", row["mmu"]}

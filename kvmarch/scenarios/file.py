@@ -361,8 +361,10 @@ class _Reader:
             self.words(row, where, "without"),
             self.take(row, where, "values", dict, ...),
             self.take(row, where, "because", str, ""),
+            self.take(row, where, "keeps", str, ""),
         )
-        self.done(row, where, "arch, since, until, mmu, with, without, values, because")
+        known = "arch, since, until, mmu, keeps, with, without, values, because"
+        self.done(row, where, known)
         for name in made.values:
             if name not in columns:
                 raise self.refuse(

@@ -79,6 +79,8 @@ class Expect:
 
     Empty ``arch`` means every architecture; ``since`` and ``until`` (exclusive) are
     releases.
+
+    :param keeps: a rule of the contract; kernels that deviate from it are not meant.
     """
 
     arch: str = ""
@@ -89,6 +91,7 @@ class Expect:
     minus: tuple[str, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
     because: str = ""
+    keeps: str = ""
 
 
 VERDICTS = ("never", "sometimes", "always")

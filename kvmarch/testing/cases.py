@@ -98,10 +98,7 @@ class Case(NamedTuple):
 
     def keeps(self, rule: str) -> bool:
         """Return whether the kernel is said to keep a rule of the contract."""
-        return not any(
-            rule == row.rule and row.mmu in {"", self.mmu} and self.release < row.until
-            for row in self.arch.deviations
-        )
+        return self.arch.keeps(rule, self.release, self.mmu)
 
     def link(self) -> Kernel:
         """Return the kernel."""
