@@ -1,0 +1,91 @@
+"""What a sequence of steps runs on: a real kernel or the model, and what is seen."""
+
+__all__ = ["Leaf", "Look", "Memory", "Setup", "Side"]
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """One host mapping of the process that has the VM.
+
+    :param contents: what the first pages hold; equal values may be merged by KSM. The
+        pages after them hold values of their own. None: the host touches no page.
+    """
+
+    name: str
+    pages: int
+    huge: bool = False
+    mergeable: bool = False
+    contents: tuple[int, ...] | None = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A VM without slots; slots are steps.
+
+    :param code_gfn: from where the guest fetches its code; the page of this number of
+        the first memory holds it, or page 0 of a memory named ``code``.
+    """
+
+    memories: tuple[Memory, ...]
+    vcpus: int
+    code_gfn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """An entry of a VM's tables that maps something, or says something.
+
+    :param level: the architecture's own level number.
+    :param pfn: the first page that it maps; None if it maps none.
+    :param kind: the architecture's name of the kind.
+    :param pages: how many pages it is for.
+    """
+
+    gfn: int
+    level: int
+    entry: int
+    pfn: int | None
+    kind: str
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is seen after one step.
+
+    :param answers: results in the recordings' form, ``run ld gpa=10 rc=0 exit=5``.
+    :param leaves: the whole tree by gfn.
+    :param frames: by memory, the pfn of each page; 0 where there is none.
+    :param events: trace events, as name and text.
+    :param kernel_log: warnings since the last step.
+    :param counters: those of the kernel's that could be read.
+    """
+
+    answers: tuple[str, ...] = ()
+    leaves: tuple[Leaf, ...] = ()
+    frames: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    events: tuple[Any, ...] = ()
+    kernel_log: tuple[str, ...] = ()
+    counters: Mapping[str, int] = field(default_factory=dict)
+
+
+class Side(Protocol):
+    """A real kernel or the model."""
+
+    arch: str
+    kernel: str
+    page_size: int
+    options: Mapping[str, Any]
+
+    def begin(self, setup: Setup) -> None:
+        """Make a new VM in a new process."""
+
+    def do(self, line: str) -> Look:
+        """Do one line of a scenario, see ``kvmarch scenarios``."""
+
+    def end(self) -> None:
+        """Let the VM and its process go."""
