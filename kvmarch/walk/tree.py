@@ -7,6 +7,7 @@ __all__ = [
     "Found",
     "Translated",
     "Tree",
+    "addresses",
     "pages_of",
 ]
 
@@ -102,7 +103,7 @@ class Tree:
                 if rule is None or rule.role not in {"table", "absent"}:
                     yield found
                 elif rule.role == "table":
-                    below.append((_address(rule, found.entry), found.gpa))
+                    below.append((addresses(rule, found.entry), found.gpa))
                 elif absent:
                     yield found
             if not below:
@@ -230,7 +231,7 @@ class Tree:
             return
         below = self._levels[depth + 1]
         size = self.layout.entry_bytes << below.level.bits
-        tables = self._words.offsets(_address(rule, entries), size)
+        tables = self._words.offsets(addresses(rule, entries), size)
         outside = tables == NOWHERE
         if outside.any():
             keep = np.flatnonzero(~outside)
@@ -320,12 +321,12 @@ def pages_of(found: Found) -> Ints | None:
 def _page(rule: WalkRule, level: WalkLevel, entries: Ints, gpa: Ints) -> Ints:
     """Return the physical address that guest-physical addresses are mapped to."""
     inside = (1 << (level.shift if rule.shift is None else rule.shift)) - 1
-    address = _address(rule, entries)
+    address = addresses(rule, entries)
     address |= gpa & np.uint64(inside)
     return address
 
 
-def _address(rule: WalkRule, entries: Ints) -> Ints:
+def addresses(rule: WalkRule, entries: Ints) -> Ints:
     """Return the physical addresses that entries of a rule hold, as a new array."""
     (mask, move), *more = rule.address
     address = _moved(entries, mask, move)
