@@ -69,9 +69,9 @@ def test_the_notifier_goes_before_the_architecture(bench):
 
     names = one.trace(close(one))
 
-    order = ["users_count--", "is it hashed?", "hlist_del_init_rcu", "_forget_starts"]
+    order = ["users_count--", "is it hashed?", "hlist_del_init_rcu", "forget_starts"]
     assert sorted(order, key=names.index) == order
-    assert names[-1] == "_free_tables"
+    assert names[-1] == "free_tables"
 
 
 def test_an_invalidation_that_lost_its_end_is_forgiven(bench):

@@ -109,7 +109,7 @@ def changes(replayed):
 
 
 def test_entries_are_told_decoded(follow):
-    found = changes(follow("a12", states=True))["_map"]
+    found = changes(follow("a12", states=True))["map"]
 
     assert (
         "gfn 0x0: level 2 0x0 empty -> level 1 0x100100f page "

@@ -47,7 +47,7 @@ def test_unmap_flushes_whether_something_was_mapped_or_not(machine, release, mmu
         pytest.param(
             (5, 12), ["zap range", "prepare_flush_shadow"], id="v5.12-in-hook"
         ),
-        pytest.param((5, 13), ["_unmap_and_ask"], id="v5.13-generic"),
+        pytest.param((5, 13), ["unmap_and_ask"], id="v5.13-generic"),
     ],
 )
 def test_who_flushes_after_an_unmap(machine, release, steps):
@@ -107,7 +107,7 @@ def test_a_table_goes_at_once_when_a_range_covers_it(machine):
     since = len(one.world.events)
     span = one.mm, one.hva(0), one.hva(1024)
     start = one.task("mm", mmu_notifier_invalidate_range_start(*span))
-    one.to(start, "_unmap_and_ask")
+    one.to(start, "unmap_and_ask")
     one.step(start)
     freed = [pa in one.vm.tables.freed for pa in tables]
     flushed = REQUEST in one.names(since)
@@ -299,7 +299,7 @@ def test_an_unmap_and_a_fault_take_turns(machine):
         "mm",
         mmu_notifier_invalidate_range_start(one.mm, one.hva(0), one.hva(1)),
     )
-    one.to(start, "_unmap_and_ask")
+    one.to(start, "unmap_and_ask")
     vcpu = one.task("vcpu1", guest_access(one.vm.vcpus[1], 3, "read"))
     one.to(vcpu, "lock mmu_lock")
     blocked = not one.step(vcpu)
