@@ -51,6 +51,18 @@ LAYERS = {
         "report",
         "scenarios",
     },
+    "page": {
+        "arch",
+        "changes",
+        "errors",
+        "explore",
+        "format",
+        "kernel",
+        "machine",
+        "plugins",
+        "report",
+        "scenarios",
+    },
     "recordings": {
         "changes",
         "errors",

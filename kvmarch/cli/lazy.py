@@ -14,6 +14,7 @@ LATER = {
     "explain": "exploring",
     "explore": "exploring",
     "posts": "catalogue",
+    "report": "report",
     "sweep": "sweeping",
     "walk": "walk",
 }

@@ -46,13 +46,20 @@ def explore_table(
     return table
 
 
-def find_cell(text: str, plugins: Plugins, choose: Choose, scenario: str) -> Cell:
+def find_cell(
+    text: str, plugins: Plugins, choose: Choose, scenario: str | Scenario
+) -> Cell:
     """Return the cell that a schedule belongs to, of those that were asked for.
 
+    :param scenario: one that is loaded, or its name or file.
     :raises ExploreError: it belongs to another scenario, architecture or kernel.
     """
     place = text.rpartition(":")[0]
-    loaded = load(find(scenario, plugins.scenario_folders()))
+    loaded = (
+        load(find(scenario, plugins.scenario_folders()))
+        if isinstance(scenario, str)
+        else scenario
+    )
     cells = [cell for cell, _ in cells_of(loaded, plugins, choose)]
     if not choose.kernel:
         cells += [

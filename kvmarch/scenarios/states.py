@@ -10,6 +10,7 @@ __all__ = ["States", "decoded", "short"]
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from typing import Any
 
 from kvmarch.changes import Kernel
@@ -44,6 +45,12 @@ _UNTOLD: Mapping[type, tuple[str, ...]] = {
     Gpc: ("turns",),
 }
 """Variables that are left out, by kind."""
+
+
+@cache
+def _untold(kind: type) -> tuple[str, ...]:
+    """Return the variables of a kind that are left out."""
+    return next((told for of, told in _UNTOLD.items() if issubclass(kind, of)), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +151,13 @@ class States:
         return list(self._told(before))
 
     def _take(self, name: str, owner: Any) -> None:
-        untold = next(
-            (names for kind, names in _UNTOLD.items() if isinstance(owner, kind)), ()
-        )
+        kind: Any = type(owner)
+        untold = _untold(kind)
         for variable in owner.variables:
             value = self._frozen(getattr(owner, variable))
             if variable not in untold:
                 self.values[name, variable] = value
-                self.kinds[name, variable] = type(owner)
+                self.kinds[name, variable] = kind
 
     def _take_entries(self, vm: Vm) -> None:
         known = self._gfns.setdefault(vm.name, set(self.watch))
@@ -168,6 +174,8 @@ class States:
 
     def _frozen(self, value: Any) -> Any:
         """Return a value that stays as it is when the machine goes on."""
+        if value is None or isinstance(value, int | str | float | bytes):
+            return value
         kind = type(value)
         if hasattr(kind, "variables"):
             if not hasattr(kind, "key"):
@@ -185,8 +193,6 @@ class States:
             return frozenset(value)
         if isinstance(value, bytearray | array):
             return bytes(value)
-        if value is None or isinstance(value, int | str | float | bytes):
-            return value
         if is_dataclass(value):
             return value
         if hasattr(value, "slots") and hasattr(value, "generation"):

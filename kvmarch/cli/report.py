@@ -1,0 +1,96 @@
+"""The command that writes a page to look at."""
+
+__all__ = ["report"]
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from kvmarch.cli.commands import choose_of, load_plugins
+from kvmarch.cli.shared import choose_options, emit, jobs_option
+
+
+@click.command()
+@click.argument("scenarios", nargs=-1, metavar="[SCENARIO]...")
+@click.option(
+    "--output",
+    "-o",
+    default="report.html",
+    show_default=True,
+    metavar="FILE",
+    help="Where to write the page; - for standard output.",
+)
+@click.option(
+    "--schedule",
+    "schedules",
+    multiple=True,
+    metavar="SCHEDULE",
+    help="Put one more schedule into the player, as explore prints it.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0),
+    default=20.0,
+    show_default=True,
+    help="Cut the search of a kernel after these; 0 never does.",
+)
+@jobs_option
+@choose_options
+def report(
+    scenarios: tuple[str, ...],
+    output: str,
+    schedules: tuple[str, ...],
+    seconds: float,
+    jobs: int,
+    arch: tuple[str, ...],
+    kernel: tuple[str, ...],
+    plus: tuple[str, ...],
+    minus: tuple[str, ...],
+    settings: tuple[str, ...],
+) -> None:
+    """Write one page of HTML: comparison, interleavings, formats, a player.
+
+    The page is a single file that asks no network for anything. Without a SCENARIO
+    it shows those that need one schedule only, and the races of the five posts.
+    """
+    from kvmarch.explore.search import Bounds
+    from kvmarch.page.collect import chosen_scenarios, collect
+    from kvmarch.page.html import page
+    from kvmarch.scenarios.cells import How
+
+    began = time.monotonic()
+    choose = choose_of(arch, kernel, plus, minus, settings)
+    plugins = load_plugins(choose)
+
+    def progress(done: int, every: int) -> None:
+        if sys.stderr.isatty():
+            end = "" if done < every else "\r\033[K"
+            click.echo(f"\r\033[K{done} of {every}{end}", err=True, nl=False)
+
+    collected = collect(
+        chosen_scenarios(scenarios, plugins),
+        plugins,
+        choose,
+        How(bounds=Bounds(seconds=seconds)),
+        jobs=jobs,
+        schedules=schedules,
+        progress=progress,
+    )
+    text = page(collected.data, f"kvmarch: {' '.join(scenarios) or 'report'}")
+    for note in dict.fromkeys(collected.notes):
+        if collected.status:
+            click.echo(f"kvmarch: {note}", err=True)
+    if output == "-":
+        emit(text, None, collected.status)
+        return
+    emit(text, output)
+    shown = len(collected.data["scenarios"])
+    traces = len(collected.data["traces"])
+    size = Path(output).stat().st_size / 1e6
+    click.echo(
+        f"{output}: {shown} scenarios, {traces} schedules, {size:.1f} MB, "
+        f"{time.monotonic() - began:.0f} s"
+    )
+    click.get_current_context().exit(collected.status)

@@ -1,0 +1,280 @@
+/* Entry formats as bit diagrams, two releases one above the other. */
+"use strict";
+
+const Formats = { arch: 0, machine: 0, before: 0, after: 0, differs: false };
+
+const STATES = {
+  same: ["", "the same in both"],
+  moved: ["⇄", "moved"],
+  added: ["+", "added"],
+  removed: ["−", "removed"],
+  changed: ["≠", "changed"],
+};
+
+function fieldsOf(number) {
+  if (number === null) return [];
+  return DATA.formats.formats[number].fields.map((n) => DATA.formats.fields[n]);
+}
+
+/** What became of each field between two formats, by name. */
+function fieldStates(before, after) {
+  const one = new Map(before.map((field) => [field.name, field]));
+  const other = new Map(after.map((field) => [field.name, field]));
+  const states = new Map();
+  for (const name of new Set([...one.keys(), ...other.keys()])) {
+    const [a, b] = [one.get(name), other.get(name)];
+    if (!a) states.set(name, "added");
+    else if (!b) states.set(name, "removed");
+    else if (a.bits !== b.bits) states.set(name, "moved");
+    else states.set(name, JSON.stringify(a) === JSON.stringify(b) ? "same" : "changed");
+  }
+  return states;
+}
+
+/** Runs of bits from high to low, each of one field or of none. */
+function bitRuns(fields, high, low) {
+  const owner = (bit) => fields.find((field) => field.parts.some(([top, bottom]) => bottom <= bit && bit <= top)) || null;
+  const runs = [];
+  for (let bit = high; bit >= low; bit--) {
+    const field = owner(bit);
+    const last = runs[runs.length - 1];
+    if (last && last.field === field) last.low = bit;
+    else runs.push({ field, high: bit, low: bit });
+  }
+  return runs;
+}
+
+function meaning(field) {
+  const parts = [field.doc || "no more is said"];
+  if (field.fixed) parts.push(`always ${field.fixed}`);
+  if (field.values) parts.push(field.values.map(([value, name]) => `${value} ${name}`).join(", "));
+  if (field.shift) parts.push(`the lowest ${field.shift} bits of the number are not stored`);
+  return parts.join("; ");
+}
+
+function bitStrip(release, fields, states, high, low, tell) {
+  const buttons = [];
+  const cells = bitRuns(fields, high, low).map(({ field, high: top, low: bottom }) => {
+    const width = top - bottom + 1;
+    const style = `grid-column: span ${width}`;
+    const cell = make("span", { class: "bits none" }, "");
+    cell.style.gridColumn = style.slice(13);
+    if (!field) return cell;
+    const state = states.get(field.name);
+    const text = field.name + (field.fixed && width < 8 ? `=${Number(field.fixed)}` : "");
+    const letters = width * (32 / (high - low + 1)) * 3.6;
+    const where = `bits ${field.bits}`;
+    const said = state === "same" ? "" : `, ${STATES[state][1]}`;
+    const button = make(
+      "button",
+      {
+        type: "button",
+        class: `bits ${state}${text.length + (state === "same" ? 0 : 2) > letters ? " narrow" : ""}`,
+        "aria-label": `${field.name}, ${where}: ${meaning(field)}${said}`,
+      },
+      make("span", { "aria-hidden": "true" }, STATES[state][0] ? `${STATES[state][0]} ` : "", text),
+    );
+    button.style.gridColumn = `span ${width}`;
+    const show = () => tell(release, field, state);
+    button.addEventListener("focus", show);
+    button.addEventListener("mouseenter", show);
+    buttons.push(button);
+    return button;
+  });
+  const strip = make("div", { class: "strip", role: "group", "aria-label": `${release}, bits ${high} to ${low}` }, cells);
+  strip.style.gridTemplateColumns = `repeat(${high - low + 1}, minmax(0, 1fr))`;
+  return [make("div", { class: "release", "aria-hidden": "true" }, release), strip, buttons];
+}
+
+function ruler(high, low) {
+  const bits = [];
+  for (let bit = high; bit >= low; bit--) bits.push(make("span", {}, String(bit)));
+  const strip = make("div", { class: "ruler" }, bits);
+  strip.style.gridTemplateColumns = `repeat(${bits.length}, minmax(0, 1fr))`;
+  return strip;
+}
+
+function bitsPerRow() {
+  return matchMedia("(max-width: 700px)").matches ? 16 : 32;
+}
+
+function diagram(group, names) {
+  const fields = [fieldsOf(group.before), fieldsOf(group.after)];
+  const states = fieldStates(...fields);
+  const number = group.after === null ? group.before : group.after;
+  const width = DATA.formats.formats[number].width;
+  const same = group.before === group.after;
+  const told = make("p", { class: "detail" }, "Point at a field, or move to it, to read what it means.");
+  const tell = (release, field, state) =>
+    told.replaceChildren(
+      make("b", {}, field.name),
+      ` bits ${field.bits}, ${release === "both" ? names.join(" and ") : release}: ${meaning(field)}.`,
+      state === "same" ? "" : make("em", {}, ` ${STATES[state][1]} between ${names[0]} and ${names[1]}.`),
+    );
+  const box = make("div", { class: "diagram" });
+  const rows = [];
+  const step = bitsPerRow();
+  for (let high = width - 1; high >= 0; high -= step) {
+    const low = Math.max(high - step + 1, 0);
+    box.append(make("div", {}), ruler(high, low));
+    const shown = same ? [[names[0] === names[1] ? names[0] : "both", fields[0]]] : [[names[0], fields[0]], [names[1], fields[1]]];
+    for (const [release, inside] of shown) {
+      if (!inside.length) continue;
+      const [label, strip, buttons] = bitStrip(release, inside, states, high, low, tell);
+      box.append(label, strip);
+      if (buttons.length) rows.push(buttons);
+    }
+  }
+  roving(box, rows);
+  return make("div", {}, box, told, fieldTable(fields, states, names, same));
+}
+
+/** The same as a table: for those who do not see the diagram, and for print. */
+function fieldTable([before, after], states, names, same) {
+  const rows = [...states].map(([name, state]) => {
+    const a = before.find((field) => field.name === name);
+    const b = after.find((field) => field.name === name);
+    const [sign, said] = STATES[state];
+    const cells = same ? [make("td", {}, b.bits)] : [make("td", {}, a ? a.bits : "–"), make("td", {}, b ? b.bits : "–")];
+    const text = a && b && meaning(a) !== meaning(b) ? [meaning(b), make("del", {}, meaning(a))] : [meaning(b || a)];
+    return make(
+      "tr",
+      { class: state },
+      make("th", { scope: "row" }, name),
+      cells,
+      same ? null : make("td", { class: "state" }, state === "same" ? "" : `${sign} ${said}`),
+      make("td", {}, text.map((one, n) => (n ? [" ", one] : one))),
+    );
+  });
+  const heads = same ? ["field", "bits", "meaning"] : ["field", names[0], names[1], "what became of it", "meaning"];
+  return make(
+    "details",
+    { class: "fields" },
+    make("summary", {}, `Fields as a table (${rows.length})`),
+    make("table", {}, make("thead", {}, make("tr", {}, heads.map((head) => make("th", { scope: "col" }, head)))), make("tbody", {}, rows)),
+  );
+}
+
+/** Kinds of entries of two sets; levels with the same formats share one. */
+function kindGroups(before, after) {
+  const pairs = new Map();
+  const add = (set, which) => {
+    for (const [level, kind, , format] of set) {
+      const key = `${kind}/${level}`;
+      if (!pairs.has(key)) pairs.set(key, { kind, level, before: null, after: null });
+      pairs.get(key)[which] = format;
+    }
+  };
+  add(before, "before");
+  add(after, "after");
+  const groups = new Map();
+  for (const pair of pairs.values()) {
+    const key = JSON.stringify([pair.kind, pair.before, pair.after]);
+    if (!groups.has(key)) groups.set(key, { ...pair, levels: [] });
+    groups.get(key).levels.push(pair.level);
+  }
+  const differs = (group) => (group.before === group.after ? 1 : 0);
+  return [...groups.values()].sort((a, b) => differs(a) - differs(b));
+}
+
+function drawFormats() {
+  const arch = DATA.formats.archs[Formats.arch];
+  const machine = arch.machines[Formats.machine];
+  const names = [Formats.before, Formats.after].map((n) => DATA.formats.releases[n]);
+  const sets = [Formats.before, Formats.after].map((n) => DATA.formats.sets[machine.sets[n]] || []);
+  const groups = kindGroups(...sets).filter((group) => fieldsOf(group.after ?? group.before).length);
+  const shown = groups.filter((group) => !Formats.differs || group.before !== group.after);
+  byId("formats-list").replaceChildren(
+    ...shown.map((group) => {
+      const levels = group.levels.sort((a, b) => b - a);
+      const only = group.before === null ? ` (only in ${names[1]})` : group.after === null ? ` (only in ${names[0]})` : "";
+      const states = fieldStates(fieldsOf(group.before), fieldsOf(group.after));
+      const count = [...states.values()].filter((state) => state !== "same").length;
+      const note = only || (count ? `: ${plural(count, "field")} differ${count === 1 ? "s" : ""}` : ": the same in both");
+      return make(
+        "article",
+        { class: count ? "kind differs" : "kind" },
+        make("h3", {}, group.kind, make("span", { class: "title" }, ` level${levels.length > 1 ? "s" : ""} ${levels.join(", ")}${note}`)),
+        diagram(group, names),
+      );
+    }),
+  );
+  if (!shown.length) {
+    byId("formats-list").append(make("p", { class: "empty" }, groups.length ? `No kind of entry differs between ${names.join(" and ")}.` : "Neither release has such a machine."));
+  }
+}
+
+/** The two releases to begin with: the first and the last that differ. */
+function farthest(sets) {
+  const there = sets.map((set, n) => [set, n]).filter(([set]) => set >= 0);
+  if (!there.length) return [0, sets.length - 1];
+  return [there[0][1], there[there.length - 1][1]];
+}
+
+function formatOptions() {
+  const arch = DATA.formats.archs[Formats.arch];
+  const machine = arch.machines[Formats.machine];
+  const { sets } = machine;
+  const groups = [];
+  DATA.formats.releases.forEach((name, n) => {
+    if (sets[n] < 0) return;
+    const last = groups[groups.length - 1];
+    if (last && last.set === sets[n]) last.options.push([n, name]);
+    else groups.push({ set: sets[n], options: [[n, name]] });
+  });
+  const named = groups.map(({ options }) => {
+    const ends = [options[0][1], options[options.length - 1][1]];
+    return [ends[0] === ends[1] ? `${ends[0]} alone` : `alike, ${ends[0]} to ${ends[1]}`, options];
+  });
+  fillSelect(byId("formats-before"), named, Formats.before);
+  fillSelect(byId("formats-after"), named, Formats.after);
+}
+
+function machineName(settings) {
+  const words = Object.entries(settings).map(([name, value]) => `${name}=${value}`);
+  return words.join(" ") || "usual machine";
+}
+
+function chooseArch(number) {
+  Formats.arch = number;
+  const { machines } = DATA.formats.archs[number];
+  fillSelect(byId("formats-machine"), [["", machines.map((one, n) => [n, machineName(one.settings)])]], 0);
+  chooseMachine(0);
+}
+
+function chooseMachine(number) {
+  Formats.machine = number;
+  const { sets } = DATA.formats.archs[Formats.arch].machines[number];
+  [Formats.before, Formats.after] = farthest(sets);
+  formatOptions();
+  drawFormats();
+}
+
+function startFormats() {
+  if (!DATA.formats.archs.length) return;
+  const select = (id, text) => make("label", {}, `${text} `, make("select", { id }));
+  byId("formats-form").append(
+    select("formats-arch", "Architecture"),
+    select("formats-machine", "Machine"),
+    select("formats-before", "Release"),
+    select("formats-after", "and"),
+    make("label", { class: "check" }, make("input", { type: "checkbox", id: "formats-differs" }), " only kinds that differ"),
+  );
+  fillSelect(byId("formats-arch"), [["", DATA.formats.archs.map((arch, n) => [n, arch.title])]], 0);
+  const on = (id, act) => byId(id).addEventListener("change", (event) => act(event.target));
+  on("formats-arch", (select) => chooseArch(Number(select.value)));
+  on("formats-machine", (select) => chooseMachine(Number(select.value)));
+  for (const which of ["before", "after"]) {
+    on(`formats-${which}`, (one) => {
+      Formats[which] = Number(one.value);
+      drawFormats();
+    });
+  }
+  on("formats-differs", (box) => {
+    Formats.differs = box.checked;
+    drawFormats();
+  });
+  byId("formats-form").addEventListener("submit", (event) => event.preventDefault());
+  matchMedia("(max-width: 700px)").addEventListener("change", drawFormats);
+  chooseArch(0);
+}

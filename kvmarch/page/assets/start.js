@@ -1,0 +1,37 @@
+/* Put the parts together. */
+"use strict";
+
+/** On paper nothing opens: all that the filter lets through is shown. */
+function startPrint() {
+  let closed = [];
+  window.addEventListener("beforeprint", () => {
+    closed = [...document.querySelectorAll("details:not([open])")].filter((one) => !one.hidden);
+    Compare.panels.forEach((one) => !one.details.hidden && one.draw());
+    closed.forEach((one) => (one.open = true));
+  });
+  window.addEventListener("afterprint", () => closed.forEach((one) => (one.open = false)));
+}
+
+function startPage() {
+  const archs = DATA.archs.map((arch) => arch.name);
+  const ends = [DATA.releases[0], DATA.releases[DATA.releases.length - 1]];
+  byId("subtitle").textContent = `${plural(archs.length, "architecture")}, ${ends[0]} to ${ends[1]}`;
+  const tiers = DATA.archs.map((arch) => `${arch.title} (${arch.name}, ${arch.distribution})`);
+  byId("lead").textContent = `How KVM manages guest memory on ${tiers.join("; ")}. ${plural(DATA.scenarios.length, "scenario")}, ${plural(DATA.traces.length, "schedule")} to step through.`;
+  const problems = [...DATA.refused, ...DATA.notes.filter((note) => note.startsWith("FAILED"))];
+  if (problems.length) {
+    byId("problems").append(make("div", { class: "notice", role: "note" }, make("ul", {}, problems.map((one) => make("li", {}, one)))));
+  }
+  startTheme();
+  startFilter();
+  startCompare();
+  startRaces();
+  applyFilter();
+  const first = Compare.panels.find((one) => !one.details.hidden);
+  if (first) first.details.open = true;
+  startFormats();
+  startPlayer();
+  startPrint();
+}
+
+startPage();
