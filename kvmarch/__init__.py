@@ -8,6 +8,7 @@ __all__ = [
     "API_VERSION",
     "BLOCKED",
     "INVALID",
+    "IN_GUEST",
     "LOG_DIRTY_PAGES",
     "READING",
     "READONLY",
@@ -120,7 +121,7 @@ from kvmarch.kernel.retry import (
     snapshot_mmu_seq,
 )
 from kvmarch.kernel.vcpu import slot_of
-from kvmarch.kernel.vm import READING, Vcpu, Vm
+from kvmarch.kernel.vm import IN_GUEST, READING, Vcpu, Vm
 from kvmarch.machine.host import HostPte
 from kvmarch.machine.locks import Lock, LockClass
 from kvmarch.machine.steps import BLOCKED, Op, Path, Step, op
