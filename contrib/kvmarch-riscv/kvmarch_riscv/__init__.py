@@ -12,6 +12,7 @@ from typing import Any
 
 from kvmarch import (
     ArchInfo,
+    ArchVerb,
     Change,
     Choice,
     Deviation,
@@ -24,6 +25,7 @@ from kvmarch import (
     hookimpl,
 )
 from kvmarch_riscv import (
+    cpus,
     fault,
     gstage,
     hfence,
@@ -62,6 +64,7 @@ def kvmarch_changes() -> Sequence[Change]:
 def kvmarch_choices() -> Sequence[Choice]:
     """Return what depends on changes."""
     return (
+        *cpus.CHOICES,
         *hfence.CHOICES,
         *gstage.CHOICES,
         *ranges.CHOICES,
@@ -79,6 +82,12 @@ def kvmarch_deviations() -> Sequence[Deviation]:
         Deviation("frees-tables", "riscv 3.3: unmap and free_pgd() keep them"),
         Deviation("maps-nothing-before-end", "riscv 3.4", "", (6, 10)),
     )
+
+
+@hookimpl
+def kvmarch_verbs() -> Sequence[ArchVerb]:
+    """Return what only this architecture's scenarios do."""
+    return cpus.VERBS
 
 
 @hookimpl
@@ -141,7 +150,7 @@ def kvmarch_vm_create(vm: Vm) -> RiscvVm:
 @hookimpl
 def kvmarch_vcpu_create(vcpu: Vcpu) -> RiscvVcpu:
     """Make what a vCPU has of its own."""
-    return RiscvVcpu()
+    return RiscvVcpu(vcpu.number)
 
 
 @hookimpl

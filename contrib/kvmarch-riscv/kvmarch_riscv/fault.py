@@ -235,7 +235,7 @@ def _map(
         vm.mark_page_dirty(slot, gfn & -known.pages)
         if not vm.k.riscv_releases_locked:
             vm.host.mark(found.pfn, dirty=True, accessed=False, who="riscv map")
-    ret = map_page_now(vm, gfn, level, pfn, vcpu.arch, writable=writable)
+    ret = map_page_now(vm, gfn, level, pfn, vcpu.arch, writable)
     return ret, ret in {0, -errno.EEXIST}
 
 

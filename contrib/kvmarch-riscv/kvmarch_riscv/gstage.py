@@ -157,7 +157,7 @@ map_page = Choice("riscv_map_page", "what mapping a page does about what is ther
 
 @map_page.when()
 def _map_over(
-    vm: Vm, gfn: int, level: int, pfn: int, cache: Cache | None, *, writable: bool
+    vm: Vm, gfn: int, level: int, pfn: int, cache: Cache | None, writable: bool
 ) -> int:
     """Store the leaf (to v7.0).
 
@@ -169,7 +169,7 @@ def _map_over(
 
 @map_page.when("riscv-split-on-fault")
 def _map_by_leaf(
-    vm: Vm, gfn: int, level: int, pfn: int, cache: Cache | None, *, writable: bool
+    vm: Vm, gfn: int, level: int, pfn: int, cache: Cache | None, writable: bool
 ) -> int:
     """Split what is larger, and change what maps the page already (v7.1 on).
 
@@ -187,11 +187,11 @@ def _map_by_leaf(
                 table.set(index, new)
                 hfence_gvma_vmid_gpa(vm, gfn, there)
             return 0
-    return _map_over(vm, gfn, level, pfn, cache, writable=writable)
+    return _map_over(vm, gfn, level, pfn, cache, writable)
 
 
 def map_page_now(
-    vm: Vm, gfn: int, level: int, pfn: int, cache: Cache | None, *, writable: bool
+    vm: Vm, gfn: int, level: int, pfn: int, cache: Cache | None, writable: bool
 ) -> int:
     """Map a page, as this kernel does; return 0 or a negative errno.
 
@@ -199,7 +199,7 @@ def map_page_now(
     :param pfn: the leaf's first page.
     :param cache: pages for tables; None if there are none.
     """
-    ret: int = vm.k.riscv_map_page.fn(vm, gfn, level, pfn, cache, writable=writable)
+    ret: int = vm.k.riscv_map_page.fn(vm, gfn, level, pfn, cache, writable)
     return ret
 
 

@@ -153,6 +153,7 @@ def _fence_everywhere(vm: Vm, gfn: int, pages: int, step: int) -> None:
     :Kernel: stage2_remote_tlb_flush(), sbi_remote_hfence_gvma_vmid()
     """
     invalidate_tlbs(vm, gfn, gfn + pages, vm.arch.vmid)
+    vm.arch.cpus.drop(vm.arch.vmid, gfn, gfn + pages)
 
 
 @hfence.when("riscv-hfence-ring")

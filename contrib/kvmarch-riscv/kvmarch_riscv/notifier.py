@@ -30,7 +30,7 @@ def set_spte_gfn(vm: Vm, slot: Memslot, gfn: int, pte: int) -> Flush | None:
     """
     if vm.arch.pgd is None:
         return None
-    if map_page_now(vm, gfn, 0, HostPte.pfn.get(pte), None, writable=False):
+    if map_page_now(vm, gfn, 0, HostPte.pfn.get(pte), None, False):
         return vm.ledger.owe(0, _ALL_GFNS)
     return None
 

@@ -8,6 +8,7 @@ __all__ = ["RiscvVcpu", "RiscvVm"]
 from typing import TYPE_CHECKING
 
 from kvmarch import Match, Part, Vm
+from kvmarch_riscv.cpus import Cpus
 from kvmarch_riscv.geometry import INDEX_BITS, MODES, ROOT_ENTRIES, Mode
 from kvmarch_riscv.pte import RWX, A
 from kvmarch_riscv.vmid import Vmids
@@ -24,7 +25,7 @@ class RiscvVm(Part):
     given. ``split_page_cache`` counts the pages set aside for eager splitting.
     """
 
-    variables = ("pgd", "vmid", "vmid_version", "split_page_cache")
+    variables = ("pgd", "vmid", "vmid_version", "split_page_cache", "cpus")
 
     def __init__(self, vm: Vm) -> None:
         options = vm.options
@@ -43,6 +44,7 @@ class RiscvVm(Part):
         self.vmid = 0
         self.vmid_version = 0
         self.split_page_cache = 0
+        self.cpus = Cpus()
         self.vmids = Vmids.of(vm)
 
 
@@ -51,12 +53,21 @@ class RiscvVcpu(Part):
 
     ``hgatp_vmid`` is the VMID in the register with which the guest was entered,
     ``hfence_queue`` the ring of fences to be done before the next entry, and
-    ``mmu_page_cache`` counts the pages set aside for tables.
+    ``mmu_page_cache`` counts the pages set aside for tables. ``cpu`` is where it is
+    scheduled, ``last_exit_cpu`` where it was last in the guest.
     """
 
-    variables = ("hgatp_vmid", "hfence_queue", "mmu_page_cache")
+    variables = (
+        "hgatp_vmid",
+        "hfence_queue",
+        "mmu_page_cache",
+        "cpu",
+        "last_exit_cpu",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.cpu = number
+        self.last_exit_cpu = -1
         self.hgatp_vmid = 0
         self.hfence_queue: tuple[Hfence, ...] = ()
         self.mmu_page_cache = 0

@@ -11,6 +11,7 @@ __all__ = ["Vmids", "update", "vcpu_load", "vcpu_reload"]
 from typing import TYPE_CHECKING, Any
 
 from kvmarch import Lock, LockClass, Part, Vcpu, Vm, op
+from kvmarch_riscv.cpus import sanitize
 
 if TYPE_CHECKING:
     from kvmarch_riscv.state import RiscvVm
@@ -84,6 +85,8 @@ def vcpu_load(vcpu: Vcpu) -> bool:
         # Simplified: at every entry, where the kernel does so when it loads a vCPU and
         # when the VMID changes; harmless because the CPU belongs to this vCPU.
         vcpu.tlb.drop_all()
+    else:
+        sanitize(vcpu)
     return False
 
 
@@ -100,6 +103,8 @@ def _allocate(vm: Vm) -> bool:
         vm.world.note("hfence_gvma_all", version=vmids.vmid_version)
         for vcpu in vmids.vcpus():
             vcpu.tlb.drop_all()
+        for each in vmids.vms:
+            each.arch.cpus.left.clear()
     arch.vmid = vmids.vmid_next
     vmids.vmid_next = vmids.vmid_next + 1 & (1 << vmids.bits) - 1
     arch.vmid_version = vmids.vmid_version
