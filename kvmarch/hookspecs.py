@@ -276,7 +276,8 @@ def kvmarch_page_fault(
 
     Always a coroutine. The vCPU is a reader of kvm->srcu. Snapshot of the sequence
     count, look-up, retry check and their locks are the architecture's; the core
-    has them as steps, see :mod:`kvmarch.fault`.
+    has them as steps, see :mod:`kvmarch.fault`. Where pages are allocated for tables,
+    ``vm.out_of_tables`` says whether that fails, and the fault ends as it does then.
 
     :Kernel: kvm_mmu_page_fault(), kvm_handle_guest_abort(),
         kvmppc_book3s_radix_page_fault(), kvm_mips_map_page().

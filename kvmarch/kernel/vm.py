@@ -132,6 +132,15 @@ class Vm(Part):
         self.gpc_list: list[Any] = []
         self.arch: Any = k.vm_create.fn(self)
 
+    @property
+    def out_of_tables(self) -> bool:
+        """Return whether an allocation of a page for tables would fail now.
+
+        Asked where the kernel allocates, by the architecture: a cache that is topped
+        up while it has what is wanted allocates nothing.
+        """
+        return bool(self.host.environment.no_tables)
+
     def __repr__(self) -> str:
         return f"Vm({self.name})"
 

@@ -239,9 +239,9 @@ def _end_streams(streams: Streams) -> None:
 
 
 @verb(
-    "The environment turns: reclaim would take the next page; memory is short; or "
-    "there is plenty.",
-    turn="word:next|short|plenty",
+    "The environment turns: reclaim would take the next page; the host is short of "
+    "memory; the kernel gets none for page tables; or there is plenty.",
+    turn="word:next|short|no_tables|plenty",
 )
 async def environment(c: Context, args: Mapping[str, Any]) -> None:
     await turn(c.machine.host.environment, args["turn"])

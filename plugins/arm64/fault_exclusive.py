@@ -117,9 +117,9 @@ async def user_mem_abort_exclusive(
     """
     vm = vcpu.vm
     ret: int
-    known = await find_vma(vcpu, slot, gfn, needs_pages(slot, access, why))
-    if known.seq < 0:
-        return -errno.EFAULT
+    known: Known = await find_vma(vcpu, slot, gfn, needs_pages(slot, access, why))
+    if known.errno:
+        return known.errno
     seq, shares = await _snapshot(vcpu, slot, access, why)
     known = known._replace(seq=seq)
     found = await faultin_pfn(vm, slot, gfn & -known.pages, access == "write")

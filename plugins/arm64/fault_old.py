@@ -108,9 +108,9 @@ async def user_mem_abort_old(
     :returns: 0 or an errno. A race that was lost is 0.
     """
     vm = vcpu.vm
-    known = await find_vma(vcpu, slot, gfn, True)
-    if known.seq < 0:
-        return -errno.EFAULT
+    known: Known = await find_vma(vcpu, slot, gfn, True)
+    if known.errno:
+        return known.errno
     seq = await snapshot_mmu_seq(vm)
     known = known._replace(seq=seq)
     found = await faultin_pfn(vm, slot, gfn & -known.pages, access == "write")

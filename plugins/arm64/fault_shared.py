@@ -187,9 +187,9 @@ async def user_mem_abort_shared(
     :returns: 0 or an errno.
     """
     vm = vcpu.vm
-    known = await find_vma(vcpu, slot, gfn, needs_pages(slot, access, why))
-    if known.seq < 0:
-        return -errno.EFAULT
+    known: Known = await find_vma(vcpu, slot, gfn, needs_pages(slot, access, why))
+    if known.errno:
+        return known.errno
     if not vm.k.arm64_seq_in_mmap_lock:
         seq = await snapshot_mmu_seq(vm)
         known = known._replace(seq=seq)

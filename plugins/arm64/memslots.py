@@ -98,8 +98,8 @@ def _split_chunk(vm: Vm, start: int, end: int) -> int:
 
 
 @op(name="top up split_page_cache", sleeps=True)
-def _top_up_split_cache(vm: Vm, chunk: int) -> None:
-    """Set pages aside for one chunk.
+def _top_up_split_cache(vm: Vm, chunk: int) -> int:
+    """Set pages aside for one chunk; return 0 or -ENOMEM.
 
     :Kernel: need_split_memcache_topup_or_resched(), kvm_mmu_split_nr_page_tables()
     """
@@ -107,7 +107,11 @@ def _top_up_split_cache(vm: Vm, chunk: int) -> None:
     tables = 0
     for shift in mmu.shifts[1:-1]:
         tables += -(-chunk >> shift)
-    mmu.split_page_cache = max(mmu.split_page_cache, tables)
+    if mmu.split_page_cache < tables:
+        if vm.out_of_tables:
+            return -errno.ENOMEM
+        mmu.split_page_cache = tables
+    return 0
 
 
 @op(name="is there a root?")
@@ -128,8 +132,10 @@ async def kvm_mmu_split_huge_pages(vm: Vm, start: int, end: int) -> None:
     while chunk and at < end:
         stop = min(end, at + chunk)
         await vm.mmu_lock.drop_write()
-        await _top_up_split_cache(vm, chunk)
+        short = await _top_up_split_cache(vm, chunk)
         await vm.mmu_lock.take_write()
+        if short:
+            return
         there = await _has_root(vm)
         if not there:
             return

@@ -15,6 +15,7 @@ __all__ = [
     "plan_leaf",
 ]
 
+import errno
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvmarch import (
@@ -51,12 +52,14 @@ CHOICES = (checks_ends, always_tops_up)
 class Known(NamedTuple):
     """What a fault knows before it looks for the page.
 
-    :param seq: mmu_invalidate_seq; -1 if there is no VMA.
+    :param seq: mmu_invalidate_seq.
     :param pages: of a leaf, as far as the VMA says: those of a block for hugetlb.
     """
 
     seq: int
     pages: int
+    errno: int = 0
+    """With which the fault ends, if it is not 0."""
 
 
 @op(name="find VMA, top up the page cache")
@@ -66,7 +69,10 @@ def find_vma(vcpu: Vcpu, slot: Memslot, gfn: int, tops_up: bool) -> Any:
     mmap_lock is held for read around this one look, so it waits for a writer and
     holds nothing afterwards.
 
-    :Kernel: find_vma_intersection(), vma_lookup(); kvm_mmu_topup_memory_cache()
+    A vCPU that has enough of them from an earlier fault allocates none.
+
+    :Kernel: find_vma_intersection(), vma_lookup(); kvm_mmu_topup_memory_cache(),
+        mmu_topup_memory_cache() up to v5.8
     :returns: :class:`Known`, with the sequence as it is before mmap_lock is dropped.
     """
     vm = vcpu.vm
@@ -75,10 +81,13 @@ def find_vma(vcpu: Vcpu, slot: Memslot, gfn: int, tops_up: bool) -> Any:
         return BLOCKED
     vma = mm.find_vma(slot.hva(gfn, vm.page_shift))
     if vma is None:
-        return Known(-1, 0)
+        return Known(0, 0, -errno.EFAULT)
     if tops_up or vm.k.arm64_always_tops_up:
         own, most = vcpu.arch, vm.arch.cache_min_pages
-        own.mmu_page_cache = max(own.mmu_page_cache, most)
+        if own.mmu_page_cache < most:
+            if vm.out_of_tables:
+                return Known(0, 0, -errno.ENOMEM)
+            own.mmu_page_cache = most
     pages: int = vm.arch.pmd_pages
     if not (vma.hugetlb and not slot.logs_dirty and _block_fits(vm, slot, gfn, pages)):
         pages = 1

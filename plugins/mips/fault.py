@@ -106,16 +106,23 @@ def map_page_fast(vcpu: Vcpu, gfn: int, write: bool) -> tuple[Mapped | None, int
 
 
 @op(name="mmu_topup_memory_cache", sleeps=True)
-def topup(vcpu: Vcpu) -> None:
+def topup(vcpu: Vcpu) -> bool:
     """Have a page at hand for every table that the walk may have to make.
+
+    A vCPU that has enough of them from an earlier fault allocates none.
 
     :Kernel: mmu_topup_memory_cache(), kvm_mmu_topup_memory_cache(); once per fault,
         before the retry label.
+    :returns: whether there are enough; False is -ENOMEM.
     """
     # Simplified: filled to the minimum, where the kernel takes some more.
     arch: MipsVcpu = vcpu.arch
     need = vcpu.vm.arch.geometry.cache_min_pages
-    arch.mmu_page_cache = max(arch.mmu_page_cache, need)
+    if arch.mmu_page_cache < need:
+        if vcpu.vm.out_of_tables:
+            return False
+        arch.mmu_page_cache = need
+    return True
 
 
 @op(name="set_pte")
@@ -158,7 +165,8 @@ async def kvm_mips_map_page(vcpu: Vcpu, gfn: int, write: bool) -> Mapped | None:
     :Kernel: kvm_mips_map_page(), since v4.11. The retry check has no range: any
         invalidation of the VM counts.
     :Locking: a reader of kvm->srcu; takes mmu_lock.
-    :returns: None for -EFAULT: no memslot, no page, or a write that is not allowed.
+    :returns: None for -EFAULT: no memslot, no page, or a write that is not allowed;
+        and for -ENOMEM, which nobody tells from it.
     """
     vm = vcpu.vm
     async with vm.mmu_lock.write():
@@ -168,7 +176,9 @@ async def kvm_mips_map_page(vcpu: Vcpu, gfn: int, write: bool) -> Mapped | None:
     if mapped is not None:
         return mapped
     inside = vm.arch.releases_locked
-    await topup(vcpu)
+    enough = await topup(vcpu)
+    if not enough:
+        return None
     while True:
         seq = await snapshot_mmu_seq(vm)
         slot = await slot_of(vcpu, gfn)

@@ -7,6 +7,8 @@
 
 __all__ = ["CHOICES", "kvmppc_create_pte", "page_fault"]
 
+import errno
+
 from kvmarch_ppc.host_page import HostMapping
 from kvmarch_ppc.radix_pte import (
     PAGE_ACCESSED,
@@ -144,6 +146,8 @@ def _slot_at(vm: Vm, table: Table, index: int) -> Memslot | None:
 def _alloc_missing(vm: Vm, gfn: int, level: int) -> tuple[int, ...]:
     """Allocate the tables on the way to a leaf that are not there now.
 
+    Whether an allocation has failed is not asked until the table is wanted.
+
     :returns: physical addresses by level of their entries; 0 for none.
     """
     arch: Radix = vm.arch
@@ -158,7 +162,8 @@ def _alloc_missing(vm: Vm, gfn: int, level: int) -> tuple[int, ...]:
                 value = entry & arch.table_mask[at]
                 continue
         value = None
-        new[below] = arch.alloc(vm, below, gfn).pa
+        if not vm.out_of_tables:
+            new[below] = arch.alloc(vm, below, gfn).pa
     return tuple(new)
 
 
@@ -200,10 +205,10 @@ def _unmap_free_table(vm: Vm, table: Table, index: int) -> None:
 @op(name="insert PTE")
 def _insert(
     vm: Vm, pte: int, gfn: int, level: int, new: tuple[int, ...]
-) -> tuple[bool, tuple[int, ...]]:
+) -> tuple[int, tuple[int, ...]]:
     """Walk again and store the leaf.
 
-    :returns: whether it is there, and the new tables that were not needed.
+    :returns: 0 or an errno, and the new tables that were not needed.
     """
     arch: Radix = vm.arch
     spare = list(new)
@@ -215,7 +220,8 @@ def _insert(
         if value & LEAF != PAGE_PRESENT:
             # Nothing, or a larger leaf, which somebody else may just have made.
             if not spare[at - 1]:
-                return False, tuple(spare)
+                ret = -errno.EAGAIN if value else -errno.ENOMEM
+                return ret, tuple(spare)
             slot = _slot_at(vm, table, index)
             kvmppc_unmap_pte(vm, slot, table, index)
             value = pmd_populate(arch.layout, at, spare[at - 1])
@@ -227,31 +233,31 @@ def _insert(
     if value & LEAF == LEAF:
         if value != pte:
             vm.k.ppc_radix_same_level.fn(vm, table, index, pte)
-        return True, tuple(spare)
+        return 0, tuple(spare)
     if level and value & LEAF == PAGE_PRESENT:
         _unmap_free_table(vm, table, index)
     table.set(index, pte)
-    return True, tuple(spare)
+    return 0, tuple(spare)
 
 
-async def kvmppc_create_pte(vm: Vm, pte: int, gfn: int, level: int, seq: int) -> bool:
+async def kvmppc_create_pte(vm: Vm, pte: int, gfn: int, level: int, seq: int) -> int:
     """Store a leaf, unless an invalidation or another fault was faster.
 
     Tables are allocated before mmu_lock is taken; those that turn out not to be needed
     are freed after it.
 
-    :returns: False where the kernel's function returns -EAGAIN. The guest goes on in
-        either case, and faults again if the leaf is not there.
+    :returns: 0; -EAGAIN, with which the guest goes on and faults again; -ENOMEM if a
+        table is wanted that could not be allocated.
     """
     unused = await _alloc_missing(vm, gfn, level)
-    done = False
+    ret = -errno.EAGAIN
     async with vm.mmu_lock.write():
         stale = await mmu_invalidate_retry(vm, seq)
         if not stale:
-            done, unused = await _insert(vm, pte, gfn, level, unused)
+            ret, unused = await _insert(vm, pte, gfn, level, unused)
     if any(unused):
         await _free_unused(vm, unused)
-    return done
+    return ret
 
 
 # -- the fault ---------------------------------------------------------------------
@@ -266,12 +272,13 @@ def _set_page_dirty(vm: Vm, pfn: int) -> None:
 
 async def _publish(
     vm: Vm, found: FaultIn, pte: int, gfn: int, level: int, seq: int
-) -> None:
+) -> FaultResult:
     """Store the leaf and let go of the page, which is dirty if it is writable."""
-    done = await kvmppc_create_pte(vm, pte, gfn, level, seq)
-    if done and pte & PAGE_WRITE:
+    ret = await kvmppc_create_pte(vm, pte, gfn, level, seq)
+    if not ret and pte & PAGE_WRITE:
         await _set_page_dirty(vm, found.pfn)
     await release_pfn(vm, found.pfn)
+    return "error" if ret == -errno.ENOMEM else "guest"
 
 
 @op(name="build PTE")
@@ -294,8 +301,7 @@ async def _from_flags(vcpu: Vcpu, slot: Memslot, gfn: int, write: bool) -> Fault
     if found.error:
         return "error"
     pte, level = await _build_leaf(vm, slot, gfn, found)
-    await _publish(vm, found, pte, gfn, level, seq)
-    return "guest"
+    return await _publish(vm, found, pte, gfn, level, seq)
 
 
 @op(name="copy host PTE")
@@ -321,8 +327,7 @@ async def kvmppc_book3s_instantiate_page(
         await release_pfn(vm, found.pfn)
         return "guest"
     pte, level = await _copy_leaf(vm, slot, gfn, host, found.writable)
-    await _publish(vm, found, pte, gfn, level, seq)
-    return "guest"
+    return await _publish(vm, found, pte, gfn, level, seq)
 
 
 @op(name="kvmppc_hv_handle_set_rc")

@@ -68,6 +68,13 @@ CHANGES: tuple[Change, ...] = (
         "generation of MMIO entries overlapped these bits; here it has 54-62 at once",
     ),
     _row(
+        "x86-fast-before-topup",
+        "Try a fast fault before memory for tables is asked for",
+        (5, 9),
+        source="arch/x86/kvm/mmu/mmu.c, direct_page_fault(): the order was read before "
+        "and after; the release is from memory",
+    ),
+    _row(
         "x86-mmio-generation-high",
         "Put the upper half of the generation into MMIO entries",
         (5, 10),

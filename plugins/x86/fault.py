@@ -167,6 +167,16 @@ async def _map_and_release(vcpu: Vcpu, fault: Fault) -> str:
     return how
 
 
+# -- memory for tables -------------------------------------------------------------
+
+fast_before_topup = Choice(
+    "x86_fast_before_topup",
+    "whether a fault that needs no table asks for none first",
+)
+fast_before_topup.add(False)
+fast_before_topup.add(True, "x86-fast-before-topup")
+
+
 # -- the fault ---------------------------------------------------------------------
 
 
@@ -193,14 +203,17 @@ async def _no_slot(vcpu: Vcpu, gfn: int, access: str, seq: int) -> FaultResult:
 
 
 @op(name="look up memslot, snapshot mmu_invalidate_seq")
-def _look_up(vcpu: Vcpu, gfn: int) -> tuple[Memslot | None, int, bool, bool]:
+def _look_up(vcpu: Vcpu, gfn: int) -> tuple[Memslot | None, int, bool, bool, bool]:
     """Find the memslot and read the sequence count, as one step.
 
     One step is enough: an invalidation changes no memslot, and a memslot update no
-    count.
+    count. The caches of tables are topped up in it as well: what is allocated nobody
+    else sees. Simplified: what they still hold from earlier faults is not counted, so
+    that a fault which finds no memory may fail where it had some left.
 
-    :returns: memslot, count, whether an invalidation is in the way already, and
-        whether APICv is inhibited and this is its page.
+    :Kernel: mmu_topup_memory_caches(), before the count is read
+    :returns: memslot, count, whether an invalidation is in the way already, whether
+        APICv is inhibited and this is its page, and whether memory for tables is out.
     """
     vm = vcpu.vm
     slot = gfn_to_memslot(vm, gfn, vcpu.as_id)
@@ -212,7 +225,7 @@ def _look_up(vcpu: Vcpu, gfn: int) -> tuple[Memslot | None, int, bool, bool]:
         and mmu_invalidate_retry_gfn_unsafe.fn(vm, seq, gfn)
     )
     first, stop = vm.arch.inhibited
-    return slot, seq, busy, first <= gfn < stop
+    return slot, seq, busy, first <= gfn < stop, vm.out_of_tables
 
 
 def _may_be_fast(arch: X86Vm, access: str, why: str) -> bool:
@@ -246,11 +259,15 @@ async def page_fault(vcpu: Vcpu, gfn: int, access: str, why: str) -> FaultResult
         known = await handle_mmio_page_fault(vcpu, gfn)
         if known is not None:
             return known
-    slot, seq, busy, inhibited = await _look_up(vcpu, gfn)
+    slot, seq, busy, inhibited, short = await _look_up(vcpu, gfn)
+    if short and not vm.k.x86_fast_before_topup:
+        return "error"
     if slot is not None and _may_be_fast(vm.arch, access, why):
         fixed = await fast_page_fault(vcpu, slot, gfn, access)
         if fixed:
             return "guest"
+    if short:
+        return "error"
     if slot is None or slot.flags & INVALID:
         if slot is not None and vm.arch.rules.retries_invalid_slot:
             return "guest"
@@ -267,4 +284,4 @@ async def page_fault(vcpu: Vcpu, gfn: int, access: str, why: str) -> FaultResult
     return "guest"
 
 
-CHOICES = (release, locked_map)
+CHOICES = (release, locked_map, fast_before_topup)

@@ -51,8 +51,12 @@ def _next_huge(
 
 
 @op(name="alloc table to split")
-def _alloc(vm: Vm, table: Table, index: int) -> Table:
-    return alloc_child(vm, table, index)
+def _alloc(vm: Vm, table: Table, index: int) -> Table | None:
+    """Return a new table; None if there is no memory for it.
+
+    :Kernel: tdp_mmu_alloc_sp_for_split()
+    """
+    return None if vm.out_of_tables else alloc_child(vm, table, index)
 
 
 @op(name="cmpxchg huge SPTE to table")
@@ -77,7 +81,7 @@ def _free_unused(vm: Vm, child: Table) -> None:
 
 
 async def split_huge_pages(vm: Vm, as_id: int, start: int, end: int) -> None:
-    """Split every huge page of a range down to 4 KiB.
+    """Split every huge page of a range down to 4 KiB, as far as memory goes.
 
     Simplified: the table is allocated without dropping the lock.
 
@@ -87,6 +91,8 @@ async def split_huge_pages(vm: Vm, as_id: int, start: int, end: int) -> None:
     huge = await _next_huge(vm, as_id, start, end, 1)
     while huge is not None:
         child = await _alloc(vm, huge[0], huge[1])
+        if child is None:
+            return
         done = await _split(vm, huge[0], huge[1], huge[2], child)
         if not done:
             await _free_unused(vm, child)
@@ -94,7 +100,7 @@ async def split_huge_pages(vm: Vm, as_id: int, start: int, end: int) -> None:
 
 
 def split_huge_now(vm: Vm, as_id: int, start: int, end: int) -> None:
-    """Split every huge page of a range in one step.
+    """Split every huge page of a range in one step, as far as memory goes.
 
     :Kernel: kvm_mmu_try_split_huge_pages(), when user space clears the log
     :Locking: mmu_lock for write.
@@ -102,7 +108,10 @@ def split_huge_now(vm: Vm, as_id: int, start: int, end: int) -> None:
     huge = _next_huge.fn(vm, as_id, start, end, 1)
     while huge is not None:
         table, index, old, base = huge
-        _split.fn(vm, table, index, old, alloc_child(vm, table, index))
+        child = _alloc.fn(vm, table, index)
+        if child is None:
+            return
+        _split.fn(vm, table, index, old, child)
         huge = _next_huge.fn(vm, as_id, base, end, 1)
 
 

@@ -209,3 +209,16 @@ def test_lock_is_dropped_for_memory(machine):
     m.do(m.k.flush_shadow_all(m.vm))
     m.finish(task)
     assert m.vm.tables.live == {}
+
+
+def test_a_split_that_cannot_be_topped_up_stops(machine):
+    m = machine((6, 5), pages=1024, huge=True, eager_split=MIB2)
+    m.slot(gfn=512)
+    m.access(512, how="write")
+    m.access(1024, how="write")
+    m.host.environment.no_tables = 1
+
+    m.slot(gfn=512, flags=LOG_DIRTY_PAGES)
+    assert {m.kind(gfn) for gfn in (512, 1024)} == {"block"}
+    m.assert_counted()
+    assert m.lost == []

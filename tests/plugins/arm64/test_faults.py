@@ -329,3 +329,42 @@ def test_cached_translation_faults_by_itself(machine):
     assert m.exits() == before
     assert m.access(0, how="write") == "done"
     assert m.exits() == before + 1
+
+
+# -- no memory for tables ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("release", [(4, 4), (5, 4), (5, 10), (6, 1), (6, 9), (7, 2)])
+def test_without_memory_for_tables_a_fault_fails(machine, release):
+    m = machine(release)
+    m.slot()
+    m.host.environment.no_tables = 1
+    failed = m.access(0)
+    cached = m.vcpu.arch.mmu_page_cache
+    m.host.environment.no_tables = 0
+
+    assert (failed, cached, m.kind(0)) == ("error", 0, "empty")
+    assert m.access(0) == "done"
+    assert m.lost == []
+
+
+def test_pages_that_were_set_aside_last_for_another_fault(machine):
+    m = machine((6, 1))
+    m.slot()
+    m.access(0)
+    m.vcpu.arch.mmu_page_cache = m.mmu.cache_min_pages
+    m.host.environment.no_tables = 1
+
+    assert m.access(1) == "done"
+    m.vcpu.arch.mmu_page_cache = 0
+    assert m.access(2) == "error"
+
+
+def test_a_permission_fault_asks_for_no_table(machine):
+    m = machine((6, 1))
+    m.slot()
+    m.access(0)
+    m.vcpu.arch.mmu_page_cache = 0
+    m.host.environment.no_tables = 1
+
+    assert m.access(0, how="exec") == "done"

@@ -304,3 +304,31 @@ def test_dirty_pages_are_logged_by_both_paths(machine):
 def test_a_cpu_with_vz_has_rixi(machine, mmu):
     with pytest.raises(KvmarchError, match="layout=D goes with mmu=te only"):
         machine((5, 12), mmu=mmu, layout="D")
+
+
+# -- no memory for tables ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("release", [(4, 12), (5, 4), (5, 10), (6, 1), (7, 2)])
+def test_without_memory_for_tables_a_fault_is_taken_for_mmio(machine, release):
+    m = machine(release)
+    m.slot()
+    m.host.environment.no_tables = 1
+    failed = m.access(0), m.access(0, "exec")
+    m.host.environment.no_tables = 0
+
+    assert failed == ("mmio", "error")
+    assert {violation.property for violation in m.world.violations} == {"stale-mmio"}
+    assert m.access(0) == "done"
+
+
+def test_pages_that_were_set_aside_last_for_another_fault(machine):
+    m = machine((6, 1))
+    m.slot()
+    m.access(0)
+    m.host.environment.no_tables = 1
+    m.vcpu.arch.mmu_page_cache = m.geometry.cache_min_pages
+
+    assert m.access(2) == "done"
+    m.vcpu.arch.mmu_page_cache = 0
+    assert m.access(4) == "mmio"

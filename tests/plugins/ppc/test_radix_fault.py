@@ -1,5 +1,7 @@
 """Faults of radix guests: entries by release, sizes, races."""
 
+from errno import EAGAIN
+
 import pytest
 from kvmarch_ppc.radix_fault import _insert, kvmppc_create_pte
 from kvmarch_ppc.radix_tree import LPID
@@ -192,9 +194,9 @@ def test_a_large_leaf_in_the_way_is_unmapped(radix):
     m.access(0)
     pte = m.entry(0)
     seq = m.vm.mmu_invalidate_seq
-    done = m.do(kvmppc_create_pte(m.vm, pte, 0, 0, seq))
+    ret = m.do(kvmppc_create_pte(m.vm, pte, 0, 0, seq))
 
-    assert done
+    assert ret == 0
     assert m.level(0) == 0
     assert m.entry(0) == pte
     assert m.entry(1) == 0
@@ -237,9 +239,9 @@ def test_a_larger_leaf_that_appears_meanwhile_is_left_alone(radix):
     m.access(0)
     leaf = m.entry(0)
     # No table was allocated, because one hung there when the fault looked.
-    done, unused = _insert.fn(m.vm, leaf, 0, 0, (0, 0, 0, 0))
+    ret, unused = _insert.fn(m.vm, leaf, 0, 0, (0, 0, 0, 0))
 
-    assert (done, unused) == (False, (0, 0, 0, 0))
+    assert (ret, unused) == (-EAGAIN, (0, 0, 0, 0))
     assert (m.entry(0), m.level(0)) == (leaf, 1)
 
 
@@ -308,3 +310,46 @@ def test_host_page_table_that_is_gone(radix, minus, lost):
 
     assert vcpu.end() == "done"
     assert m.lost == lost
+
+
+# -- no memory for tables ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("release", [(4, 11), (4, 18), (4, 19), (5, 8), (6, 1), (7, 2)])
+def test_without_memory_for_tables_a_fault_fails(radix, release):
+    m = radix(release)
+    m.slot()
+    m.host.environment.no_tables = 1
+    failed = m.access(0)
+    refs = m.host.pages[m.pfn(0)].refs
+    m.host.environment.no_tables = 0
+
+    assert failed == "error"
+    assert refs == 1
+    assert m.access(0) == "done"
+    assert not m.lost
+
+
+def test_a_table_that_is_there_by_then_is_not_missed(radix):
+    m = radix((6, 1), vcpus=2)
+    m.slot()
+    m.host.environment.no_tables = 1
+    one = m.actor("vcpu0", m.guest(2)).past("allocate page tables")
+    m.host.environment.no_tables = 0
+    m.access(3, vcpu=1)
+
+    # Its walk under mmu_lock finds what the other fault has made.
+    assert one.end() == "done"
+    assert not m.lost
+
+
+def test_an_invalidation_outweighs_missing_memory(radix):
+    m = radix((6, 1))
+    m.slot()
+    m.host.environment.no_tables = 1
+    one = m.actor("vcpu0", m.guest(2)).past("allocate page tables")
+    m.host.environment.no_tables = 0
+    m.do(m.dontneed(2), "host")
+
+    assert one.end() == "done"
+    assert len(m.exits(2)) == 2

@@ -3,7 +3,7 @@
 import pytest
 from kvmarch_x86.mmio import get_mmio_spte_generation
 
-from kvmarch import INVALID, READONLY
+from kvmarch import INVALID, LOG_DIRTY_PAGES, READONLY
 from kvmarch.kernel.mmap import madvise_dontneed
 from kvmarch.kernel.vcpu import guest_access
 
@@ -329,3 +329,41 @@ def test_a_fault_on_a_slot_that_is_being_deleted(tdp, release, how):
             return await m.k.page_fault(m.vcpu, 0, "write", "permission")
 
     assert m.do(fault(), "vcpu0") == how
+
+
+# -- no memory for tables ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("mmu", ["rmap", "tdp"])
+@pytest.mark.parametrize("release", [(5, 10), (5, 15), (6, 1), (7, 2)])
+def test_without_memory_for_tables_a_fault_fails(machine, release, mmu):
+    m = machine(release, mmu=mmu)
+    m.slot()
+    m.host.environment.no_tables = 1
+    failed = [m.access(3), m.access(100)]
+    unmapped = m.mapped()
+    m.host.environment.no_tables = 0
+
+    # A fault without a memslot asks for memory first, too.
+    assert failed == ["error", "error"]
+    assert unmapped == []
+    assert [m.access(3), m.access(100)] == ["done", "mmio"]
+    assert not m.world.violations
+
+
+@pytest.mark.parametrize(
+    ("release", "how"),
+    [
+        pytest.param((5, 8), "error", id="5.8: asked for before a fast fault"),
+        pytest.param((5, 9), "done", id="5.9: after it"),
+        pytest.param((6, 1), "done", id="6.1"),
+    ],
+)
+def test_a_fault_that_needs_no_table(machine, release, how):
+    m = machine(release, mmu="rmap", **NO_AD)
+    m.slot(flags=LOG_DIRTY_PAGES)
+    m.access(3)
+    m.host.environment.no_tables = 1
+
+    # Only W is missing.
+    assert m.access(3, "write") == how

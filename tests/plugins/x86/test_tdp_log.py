@@ -325,3 +325,14 @@ def test_no_huge_page_leaves_its_memslot(machine):
 
     assert (m.level(256), m.level(600)) == (1, 2)
     assert not m.world.violations
+
+
+def test_without_memory_huge_pages_are_not_split(tdp):
+    m = tdp((6, 1), 3, 512, huge=True, pages=1024)
+    whole = m.entry(3)
+    m.host.environment.no_tables = 1
+    m.slot(flags=LOG_DIRTY_PAGES)
+
+    assert not m.events("kvm_mmu_split_huge_page")
+    assert m.entry(3) == whole & ~2
+    assert not m.world.violations
