@@ -93,6 +93,11 @@ class Names:
                 return Named(kind, row.format, fields)
         return Named(kind, None, fields)
 
+    def maps(self, entry: int, level: int) -> bool:
+        """Return whether an entry leads to a page, by the plugin's own word."""
+        kind = self.of(entry, level).kind
+        return any(row.maps for row in self._formats.get((level, kind), ()))
+
     def permissions(self, named: Named) -> str:
         """Return the permission fields that are not zero; bits by name only."""
         words = []
