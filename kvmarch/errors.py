@@ -6,12 +6,14 @@ __all__ = [
     "FormatError",
     "KernelError",
     "KvmarchError",
+    "LabError",
     "ModelError",
     "NotSymmetricError",
     "PluginError",
     "RecordingError",
     "ScenarioError",
     "SweepError",
+    "TierError",
     "UnknownNameError",
     "WalkError",
 ]
@@ -43,6 +45,10 @@ class PluginError(KvmarchError):
     """A plugin does not keep the contract."""
 
 
+class TierError(PluginError):
+    """A path came to an operation that the architecture's tier does not reach."""
+
+
 class KernelError(KvmarchError):
     """A release, a change or a combination of them does not exist."""
 
@@ -65,6 +71,17 @@ class SweepError(KvmarchError):
 
 class RecordingError(KvmarchError):
     """A recording file does not load."""
+
+
+class LabError(KvmarchError):
+    """A real kernel that cannot be had, booted, driven or looked at.
+
+    :param console: the end of what the kernel printed, to be shown under the line.
+    """
+
+    def __init__(self, text: str, console: str = "") -> None:
+        super().__init__(text)
+        self.console = console
 
 
 class WalkError(KvmarchError):

@@ -1,0 +1,291 @@
+"""A kernel under QEMU's software emulation: console, pause, memory, and its end.
+
+Nothing of it is on disk but what QEMU is given to read, in a temporary folder. The
+guest's RAM is an anonymous file that lives as long as somebody has it open.
+"""
+
+__all__ = ["Emulator", "ending_on_signals"]
+
+import contextlib
+import ctypes
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from kvmarch.arch import LabMachine
+from kvmarch.errors import LabError
+
+TAIL = 30
+"""Lines of the console that an error shows."""
+_ANSWER = re.compile(r"@([KPCHFEMWXQ#!.])(?: (.*))?$")
+_DIED = ("Kernel panic - not syncing", "Unable to mount root fs")
+_PR_SET_PDEATHSIG = 1
+
+
+@contextlib.contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does: everything is put away."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {n: signal.signal(n, end) for n in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel for SIGKILL when the parent is killed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Emulator:
+    """One machine, from its boot to its end; to be used in a ``with``.
+
+    :param mib: RAM in MiB.
+    :param limit: seconds that the kernel may take to answer; a boot may take three
+        times as many.
+    """
+
+    def __init__(
+        self,
+        machine: LabMachine,
+        kernel: Path,
+        initrd: bytes,
+        *,
+        mib: int = 512,
+        append: str = "",
+        limit: float = 60,
+    ) -> None:
+        self.machine = machine
+        self.limit = limit
+        self.tail: deque[str] = deque(maxlen=TAIL)
+        self._kernel = kernel
+        self._initrd = initrd
+        self._bytes = mib << 20
+        self._append = append
+        self._left = b""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._qmp: socket.socket | None = None
+        self._qmp_left = b""
+        self._ram = -1
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def ram(self) -> Path:
+        """Return where the RAM can be opened, in this process."""
+        return Path(f"/proc/self/fd/{self._ram}")
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        machine = self.machine
+        program = shutil.which(machine.qemu)
+        if program is None:
+            raise LabError(f"no {machine.qemu}; apt install {machine.qemu_package}")
+        self._folder = tempfile.TemporaryDirectory(prefix="kvmarch-lab-")
+        initrd = Path(self._folder.name) / "initrd"
+        initrd.write_bytes(self._initrd)
+        self._ram = os.memfd_create("kvmarch-lab-ram")
+        os.ftruncate(self._ram, self._bytes)
+        self._qmp, theirs = socket.socketpair()
+        size = f"{self._bytes >> 20}M"
+        ram = f"size={size},mem-path=/proc/self/fd/{self._ram},share=on"
+        append = f"console={machine.console} loglevel=4 panic=-1 rdinit=/init"
+        words = f"{append} {machine.append} {self._append}".split()
+        command = [program, "-machine", f"{machine.machine},memory-backend=ram"]
+        command += ["-cpu", machine.cpu, "-smp", "1", "-m", size, "-accel", "tcg"]
+        command += ["-object", f"memory-backend-file,id=ram,{ram}"]
+        command += ["-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"]
+        command += ["-chardev", f"socket,id=qmp,fd={theirs.fileno()}"]
+        command += ["-mon", "chardev=qmp,mode=control"]
+        command += ["-kernel", str(self._kernel), "-initrd", str(initrd)]
+        command += ["-append", " ".join(words)]
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - our own command
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(self._ram, theirs.fileno()),
+                # A Ctrl-C is for this program, which then ends QEMU.
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - there are no threads
+            )
+        assert self._process.stdout is not None
+        os.set_blocking(self._process.stdout.fileno(), False)
+        self._qmp.settimeout(self.limit)
+        self._qmp_read()  # the greeting
+        self._command("qmp_capabilities")
+
+    # -- the console -----------------------------------------------------------------
+
+    def send(self, line: str) -> None:
+        """Give the guest's program a command."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise self._dead() from None
+
+    def answers(self, limit: float | None = None) -> list[tuple[str, str]]:
+        """Return what the guest's program says until it is done: letter and text.
+
+        :param limit: seconds; the machine's own if it is left out.
+        :raises LabError: it takes too long, the kernel panics, or QEMU ends.
+        """
+        limit = self.limit if limit is None else limit
+        end = time.monotonic() + limit
+        found: list[tuple[str, str]] = []
+        while True:
+            line = self._line(end)
+            if line is None:
+                raise LabError(
+                    f"no answer from the kernel for {limit:g} seconds", self._console()
+                )
+            at = line.find("@")
+            answer = _ANSWER.match(line[at:]) if at >= 0 else None
+            if answer is None:
+                self.tail.append(line)
+                if any(words in line for words in _DIED):
+                    self._drain()
+                    raise LabError("the kernel panicked", self._console())
+                continue
+            if answer[1] == ".":
+                return found
+            found.append((answer[1], answer[2] or ""))
+
+    def _line(self, end: float) -> str | None:
+        """Return the next line of the console, or None when the time is over."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        output = self._process.stdout.fileno()
+        while b"\n" not in self._left:
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([output], [], [], left)[0]:
+                return None
+            chunk = os.read(output, 1 << 16)
+            if not chunk:
+                raise self._dead()
+            self._left += chunk
+        line, self._left = self._left.split(b"\n", 1)
+        return line.decode("utf-8", "replace").rstrip("\r")
+
+    def _drain(self) -> None:
+        """Keep what the kernel still prints within a second."""
+        with contextlib.suppress(LabError):
+            end = time.monotonic() + 1
+            while (line := self._line(end)) is not None:
+                self.tail.append(line)
+
+    def _dead(self) -> LabError:
+        assert self._process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(2)
+        self.tail.append(self._left.decode("utf-8", "replace"))
+        status = self._process.returncode
+        return LabError(
+            f"{self.machine.qemu} ended (status {status}) before it was told to",
+            self._console(),
+        )
+
+    def _console(self) -> str:
+        return "\n".join(line for line in self.tail if line.strip())
+
+    # -- pause and go on ---------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the machine, so that its memory holds still."""
+        self._command("stop")
+        try:
+            yield
+        finally:
+            self._command("cont")
+
+    def _command(self, name: str) -> None:
+        assert self._qmp is not None
+        try:
+            self._qmp.sendall(json.dumps({"execute": name}).encode() + b"\n")
+            while True:
+                answer = self._qmp_read()
+                if "return" in answer:
+                    return
+                if "error" in answer:
+                    raise LabError(f"QEMU: {name}: {answer['error'].get('desc')}")
+        except TimeoutError:
+            raise LabError(f"QEMU does not answer {name}", self._console()) from None
+        except OSError:
+            raise self._dead() from None
+
+    def _qmp_read(self) -> dict[str, Any]:
+        assert self._qmp is not None
+        while b"\n" not in self._qmp_left:
+            chunk = self._qmp.recv(1 << 16)
+            if not chunk:
+                raise self._dead_at_start()
+            self._qmp_left += chunk
+        line, self._qmp_left = self._qmp_left.split(b"\n", 1)
+        answer = json.loads(line)
+        return answer if isinstance(answer, dict) else {}
+
+    def _dead_at_start(self) -> LabError:
+        """Return why QEMU ended: what it printed is all that there is."""
+        with contextlib.suppress(LabError):
+            end = time.monotonic() + 2
+            while (line := self._line(end)) is not None:
+                self.tail.append(line)
+        return self._dead()
+
+    # -- the end -----------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End QEMU and remove everything. May be called again."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    with contextlib.suppress(OSError):
+                        stream.close()
+        if self._qmp is not None:
+            self._qmp.close()
+            self._qmp = None
+        if self._ram >= 0:
+            os.close(self._ram)
+            self._ram = -1
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None

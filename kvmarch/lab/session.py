@@ -1,0 +1,269 @@
+"""A booted kernel that serves one VM after the other, step by step."""
+
+__all__ = ["Session", "booted"]
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kvmarch.arch import LabMachine
+from kvmarch.changes import RELEASES, find_release
+from kvmarch.errors import LabError, UnknownNameError
+from kvmarch.lab.build import probe
+from kvmarch.lab.events import Event, read_event
+from kvmarch.lab.initramfs import initramfs
+from kvmarch.lab.kernels import KernelFiles, boot_image
+from kvmarch.lab.modules import load_order
+from kvmarch.lab.observe import Observer, Seen, candidates
+from kvmarch.lab.qemu import Emulator
+from kvmarch.lab.root import Known
+from kvmarch.lab.sides import Look, Setup
+from kvmarch.lab.steps import Board, line_of
+from kvmarch.plugins import Loaded, link
+from kvmarch.walk.image import Region, open_image
+
+BOOT = 3
+"""How many times longer than a step a boot may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What is booted, and how.
+
+    :param arguments: of modules, by name: ``{"kvm": "tdp_mmu=0"}``.
+    :param append: more words for the kernel's command line.
+    :param limit: seconds that a step may take.
+    :param observe: read the VM's tables after each step.
+    :param trace: let the kernel trace.
+    """
+
+    kernel: KernelFiles
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    append: str = ""
+    mib: int = 512
+    limit: float = 60
+    observe: bool = True
+    trace: bool = True
+
+
+@contextlib.contextmanager
+def booted(arch: Loaded, config: Config) -> Iterator["Session"]:
+    """Boot a kernel, and let it go in the end, whatever happens.
+
+    :raises LabError: something is missing, or the kernel does not come up.
+    """
+    machine = machine_of(arch)
+    program = probe(machine)
+    modules = {
+        name: (data, config.arguments.get(name, ""))
+        for name, data in load_order(config.kernel.modules, machine.modules).items()
+    }
+    archive = initramfs(program, modules, machine.parameters)
+    with _image(config.kernel) as image:
+        emulator = Emulator(
+            machine,
+            image,
+            archive,
+            mib=config.mib,
+            append=config.append,
+            limit=config.limit,
+        )
+        with emulator:
+            yield Session(arch, machine, emulator, config)
+
+
+def machine_of(arch: Loaded) -> LabMachine:
+    """Return how an architecture is booted.
+
+    :raises LabError: its plugin does not say.
+    """
+    if "lab" not in arch.operations:
+        raise LabError(f"the plugin of {arch.name} does not say how the lab boots it")
+    machine: LabMachine = arch.operations["lab"]()
+    return machine
+
+
+@contextlib.contextmanager
+def _image(kernel: KernelFiles) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="kvmarch-lab-") as folder:
+        yield boot_image(kernel, Path(folder))
+
+
+class Session:
+    """A real kernel as a side: see :class:`kvmarch.lab.sides.Side`."""
+
+    def __init__(
+        self, arch: Loaded, machine: LabMachine, emulator: Emulator, config: Config
+    ) -> None:
+        self.arch = arch.name
+        self.parameters: dict[str, str] = {}
+        self.machine = ""
+        self.kernel = ""
+        self.page_size = 0
+        self.remarks: list[str] = []
+        self.seen = Seen(None, "", ())
+        """What the last look found of the VM's tables."""
+        self._config = config
+        self._emulator = emulator
+        self._hvas: dict[int, tuple[int, int]] = {}
+        self._board: Board | None = None
+        self._alive = False
+        self._hear(emulator.answers(config.limit * BOOT))
+        if not self.kernel:
+            raise LabError("the program in the kernel did not say who it is")
+        for parameter in [f"{m}.{a}" for m, a in config.arguments.items()]:
+            name, _, value = parameter.partition("=")
+            self.parameters.setdefault(name.replace("-", "_"), value)
+        self._observer = self._make_observer(arch, machine) if config.observe else None
+        if config.trace:
+            self._ask("trace 1")
+
+    def _make_observer(self, arch: Loaded, machine: LabMachine) -> Observer:
+        try:
+            release = find_release(self.kernel)
+        except UnknownNameError:
+            release = RELEASES[-1]
+        given = {"page_size": str(self.page_size)}
+        for name, value in self.parameters.items():
+            option, by_value = arch.info.parameters.get(name, ("", {}))
+            if value in by_value:
+                given[option] = str(by_value[value])
+        k = link(arch, release)
+        region = Region(machine.ram_base, None, 0)
+        image = open_image(str(self._emulator.ram), [region])
+        return Observer(image, candidates(k, arch.info, given))
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Return the options that fit the machine best, as far as is known."""
+        if self._observer is None:
+            return {"page_size": self.page_size}
+        return self._observer.machine.options
+
+    # -- the side ----------------------------------------------------------------------
+
+    def begin(self, setup: Setup) -> None:
+        """Make a new VM in a new process."""
+        self._board = Board(setup, self.page_size)
+        self._hvas.clear()
+        if self._observer is not None:
+            self._observer.forget()
+        self._alive = True
+        for command in self._board.begin():
+            self._ask(command)
+        if not self._alive:
+            self._died()
+
+    def do(self, line: str) -> Look:
+        """Do one line of a scenario.
+
+        :raises LabError: the line cannot be done from outside, or the process dies.
+        """
+        board = self._board
+        if board is None:
+            raise LabError(f"{line!r}: no VM; begin one first")
+        checked = line_of(line, board.rows, board.setup.vcpus)
+        order = board.order(checked)
+        said: list[tuple[str, str]] = []
+        ends = checked.verb in {"exit_mm", "vm_destroy"}
+        if order.command and (self._alive or not ends):
+            said = self._ask(order.command)
+            if not self._alive and checked.verb != "exit_mm":
+                self._died()
+        return self._look(board, order.gfn, said)
+
+    def end(self) -> None:
+        """Let the VM and its process go."""
+        if self._board is not None:
+            self._ask("end")
+        self._board = None
+        self._alive = False
+
+    # -- talking -----------------------------------------------------------------------
+
+    def _ask(self, command: str) -> list[tuple[str, str]]:
+        self._emulator.send(command)
+        said = self._emulator.answers()
+        self._hear(said)
+        return said
+
+    def _hear(self, said: list[tuple[str, str]]) -> None:
+        """Take what is said of the kernel and of the process."""
+        for letter, text in said:
+            words = text.split()
+            if letter == "K":
+                self.kernel, self.machine = words[0], words[1]
+                self.page_size = int(words[2], 16)
+            elif letter == "P":
+                name, _, value = text.partition("=")
+                self.parameters[name] = value
+            elif letter == "H" and self._board is not None:
+                at, hva = int(words[0], 16), int(words[1], 16)
+                pages = self._board.setup.memories[at].pages
+                self._hvas[at] = hva, hva + pages * self.page_size
+            elif letter == "X":
+                self._alive = False
+            elif letter == "#":
+                self.remarks.append(text)
+            elif letter == "!":
+                raise LabError(_missing(words[0], " ".join(words[1:]), self.kernel))
+
+    def _died(self) -> None:
+        self._board = None
+        raise LabError(
+            "the process with the VM died: " + ("; ".join(self.remarks[-3:]) or "why?")
+        )
+
+    # -- looking -----------------------------------------------------------------------
+
+    def _look(self, board: Board, gfn: int, said: list[tuple[str, str]]) -> Look:
+        answers = tuple(text for letter, text in said if letter == "C")
+        ran = any(re.search(r" rc=0 exit=[56]\b", text) for text in answers)
+        board.settle(all(" rc=0" in text for text in answers))
+        frames: dict[str, tuple[int, ...]] = {}
+        if self._alive:
+            for letter, text in self._ask("frames"):
+                if letter == "F":
+                    name, pages = self._frames(board, text)
+                    frames[name] = pages
+        known = board.frames_by_gfn(frames)
+        if self._observer is not None:
+            touched = {gfn, board.setup.code_gfn} & known.keys() if ran else set()
+            with self._emulator.paused():
+                self.seen = self._observer.look(Known(known, touched))
+        return Look(
+            answers,
+            self.seen.leaves,
+            frames,
+            tuple(self._events(said)),
+            tuple(text for letter, text in said if letter == "W"),
+            {},
+        )
+
+    def _frames(self, board: Board, text: str) -> tuple[str, tuple[int, ...]]:
+        number, *runs = text.split()
+        row = board.setup.memories[int(number, 16)]
+        pages: list[int] = []
+        for run in runs:
+            first, count = (int(part, 16) for part in run.split("*"))
+            pages.extend(first + i if first else 0 for i in range(count))
+        return row.name, tuple(pages)
+
+    def _events(self, said: list[tuple[str, str]]) -> Iterator[Event]:
+        for letter, text in said:
+            if letter == "E":
+                event = read_event(text, self._hvas, self.page_size)
+                if event is not None:
+                    yield event
+            elif letter == "M":
+                yield Event("", "", f"{int(text, 16)} events more")
+
+
+def _missing(what: str, why: str, kernel: str) -> str:
+    if what == "kvm":
+        return f"kernel {kernel} has no /dev/kvm ({why}): no KVM, or no module for it"
+    return f"kernel {kernel} has no KSM ({why}); CONFIG_KSM is needed"
