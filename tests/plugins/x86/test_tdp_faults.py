@@ -4,6 +4,7 @@ import pytest
 from kvmarch_x86.mmio import get_mmio_spte_generation
 
 from kvmarch import INVALID, LOG_DIRTY_PAGES, READONLY
+from kvmarch.kernel.dirty_log import get_dirty_log
 from kvmarch.kernel.mmap import madvise_dontneed
 from kvmarch.kernel.vcpu import guest_access
 
@@ -362,8 +363,10 @@ def test_without_memory_for_tables_a_fault_fails(machine, release, mmu):
 def test_a_fault_that_needs_no_table(machine, release, how):
     m = machine(release, mmu="rmap", **NO_AD)
     m.slot(flags=LOG_DIRTY_PAGES)
-    m.access(3)
+    m.access(3, "write")
+    m.do(get_dirty_log(m.vm, 0))
     m.host.environment.no_tables = 1
 
     # Only W is missing.
     assert m.access(3, "write") == how
+    assert [event["why"] for event in m.events("guest_fault")[1:]] == ["permission"]
