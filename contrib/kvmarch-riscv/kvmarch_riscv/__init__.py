@@ -69,6 +69,7 @@ def kvmarch_choices() -> Sequence[Choice]:
         *gstage.CHOICES,
         *ranges.CHOICES,
         *fault.CHOICES,
+        *notifier.CHOICES,
         *memslots.CHOICES,
         *teardown.CHOICES,
         *kinds.CHOICES,

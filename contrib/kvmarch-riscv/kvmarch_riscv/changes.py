@@ -222,6 +222,13 @@ _ROWS: tuple[tuple[str, str, tuple[int, int] | None, str, str], ...] = (
         "riscv 6, H1; never posted",
     ),
     (
+        "ages-every-leaf",
+        "Age every leaf of a range, whatever its size",
+        None,
+        "",
+        "riscv 3.5; never posted, arm64 has df6556adf27b",
+    ),
+    (
         "frees-tables",
         "Free the tables below the root with it",
         None,

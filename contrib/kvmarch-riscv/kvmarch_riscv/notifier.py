@@ -6,17 +6,23 @@
 All hold mmu_lock for write, and return quietly if the VM has no root any more.
 """
 
-__all__ = ["age_gfn", "set_spte_gfn", "test_age_gfn"]
+__all__ = ["CHOICES", "age_gfn", "set_spte_gfn", "test_age_gfn"]
 
-from kvmarch import Flush, HostPte, Memslot, Table, Vm
+from typing import TypeAlias
+
+from kvmarch import Choice, Flush, HostPte, Memslot, Table, Vm
 from kvmarch_riscv.geometry import LEAF_LEVELS, level_pages
 from kvmarch_riscv.gstage import map_page_now
 from kvmarch_riscv.pte import A, is_leaf, mkold
+from kvmarch_riscv.ranges import leaves_of
 from kvmarch_riscv.walk import get_leaf
 
 _SIZES = frozenset(level_pages(level) for level in LEAF_LEVELS)
 """Pages of the ranges that aging expects."""
 _ALL_GFNS = 1 << 52
+
+Leaf: TypeAlias = tuple[Table, int]
+"""Where a leaf is: its table, and the index."""
 
 
 def set_spte_gfn(vm: Vm, slot: Memslot, gfn: int, pte: int) -> Flush | None:
@@ -35,28 +41,57 @@ def set_spte_gfn(vm: Vm, slot: Memslot, gfn: int, pte: int) -> Flush | None:
     return None
 
 
-def _first_leaf(vm: Vm, start: int, end: int) -> tuple[Table, int, int] | None:
-    """Return table, index and entry of the leaf where a range begins."""
-    root = vm.arch.pgd
-    if root is None:
-        return None
+# -------------------------------------------------------------------------
+# Aging
+# -------------------------------------------------------------------------
+
+looks_at = Choice("riscv_aging_looks_at", "which leaves of a range aging looks at")
+
+
+@looks_at.when()
+def _first_leaf(vm: Vm, root: int, start: int, end: int) -> list[Leaf]:
+    """Look at the one where the range begins; a range of another size is warned about.
+
+    :Kernel: kvm_age_gfn(), kvm_test_age_gfn()
+    """
     vm.warn(end - start not in _SIZES, "kvm_age_gfn(): the range is no page or block")
     table, index, _level, entry = get_leaf(vm, root, start)
-    return (table, index, entry) if is_leaf(entry) else None
+    return [(table, index)] if is_leaf(entry) else []
+
+
+@looks_at.when("riscv-ages-every-leaf")
+def _every_leaf(vm: Vm, root: int, start: int, end: int) -> list[Leaf]:
+    """Look at all of them (never posted)."""
+    return [
+        (met.table, met.index) for met in leaves_of(vm, root, start, end, whole=True)
+    ]
+
+
+def _young(vm: Vm, start: int, end: int) -> list[Leaf]:
+    root = vm.arch.pgd
+    if root is None:
+        return []
+    looked = vm.k.riscv_aging_looks_at.fn(vm, root, start, end)
+    return [(table, index) for table, index in looked if table.get(index) & A]
 
 
 def age_gfn(vm: Vm, slot: Memslot, start: int, end: int) -> bool:
-    """Mark the first leaf of a range old; return whether it was young."""
-    found = _first_leaf(vm, start, end)
-    if found is None:
-        return False
-    table, index, entry = found
-    if entry & A:
-        table.set(index, mkold(entry))
-    return entry & A != 0
+    """Mark leaves of a range old; return whether one was young.
+
+    :Kernel: kvm_age_gfn()
+    """
+    young = _young(vm, start, end)
+    for table, index in young:
+        table.set(index, mkold(table.get(index)))
+    return bool(young)
 
 
 def test_age_gfn(vm: Vm, slot: Memslot, start: int, end: int) -> bool:
-    """Return whether the first leaf of a range is young."""
-    found = _first_leaf(vm, start, end)
-    return found is not None and found[2] & A != 0
+    """Return whether a leaf of a range is young.
+
+    :Kernel: kvm_test_age_gfn()
+    """
+    return bool(_young(vm, start, end))
+
+
+CHOICES = (looks_at,)

@@ -7,7 +7,7 @@
 Tables are never freed by any of them.
 """
 
-__all__ = ["CHOICES", "kvm_unmap_gfn_range", "unmap_now", "unmap_range", "wp_now"]
+__all__ = ["CHOICES", "kvm_unmap_gfn_range", "leaves_of", "unmap_now", "wp_now"]
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -72,11 +72,13 @@ class Met(NamedTuple):
     level: int
 
 
-def _leaves(vm: Vm, root: int, start: int, end: int) -> Iterator[Met]:
+def leaves_of(vm: Vm, root: int, start: int, end: int, *, whole: bool) -> Iterator[Met]:
     """Yield the leaves of a range, as a walk from its start meets them.
 
     Where there is none it steps by what the entry covers at which the walk ended; not
     aligned, it steps over the beginning of what comes next (fact sheet 5, bug 6).
+
+    :param whole: step from a huge leaf to its end, wherever in it the walk stands.
     """
     aligns = vm.k.riscv_walk_aligns
     at = start
@@ -92,13 +94,11 @@ def _leaves(vm: Vm, root: int, start: int, end: int) -> Iterator[Met]:
             continue
         if is_leaf(entry):
             yield Met(at, table, index, level)
-            at += level_pages(level)
+        pages = level_pages(level)
+        if whole if is_leaf(entry) else aligns:
+            at = (at // pages + 1) * pages
         else:
-            at = _after_hole(at, level_pages(level), aligns=aligns)
-
-
-def _after_hole(at: int, pages: int, *, aligns: bool) -> int:
-    return (at // pages + 1) * pages if aligns else at + pages
+            at += pages
 
 
 def _is_whole(met: Met, end: int) -> bool:
@@ -123,7 +123,8 @@ def _clear(vm: Vm, met: Met, end: int) -> bool:
         return False
     met.table.set(met.index, 0)
     if k.riscv_flushes_once:
-        vm.ledger.owe(met.gfn, met.gfn + level_pages(met.level), due="return")
+        pages = level_pages(met.level)
+        vm.ledger.owe(met.gfn, min((met.gfn // pages + 1) * pages, end), due="return")
         return True
     hfence_gvma_vmid_gpa(vm, met.gfn, met.level)
     return False
@@ -132,7 +133,7 @@ def _clear(vm: Vm, met: Met, end: int) -> bool:
 def unmap_now(vm: Vm, root: int, start: int, end: int) -> bool:
     """Unmap a range without a break; return whether a flush is owed."""
     owes = False
-    for met in _leaves(vm, root, start, end):
+    for met in leaves_of(vm, root, start, end, whole=vm.k.riscv_unmaps_part):
         owes |= _clear(vm, met, end)
     return owes
 
@@ -153,7 +154,7 @@ def _unmap_some(vm: Vm, root: int, at: int, end: int) -> tuple[int, bool]:
     :returns: where the walk stands then, and whether a flush is owed.
     """
     owes, done = False, False
-    for met in _leaves(vm, root, at, end):
+    for met in leaves_of(vm, root, at, end, whole=vm.k.riscv_unmaps_part):
         if done or met.gfn > at:
             return met.gfn, owes
         owes = _clear(vm, met, end)
@@ -258,8 +259,9 @@ def wp_now(vm: Vm, root: int, start: int, end: int) -> bool:
     :Locking: mmu_lock held for write, never dropped.
     """
     owes = False
-    for met in _leaves(vm, root, start, end):
-        if _is_whole(met, end) or vm.k.riscv_protects_part:
+    protects_part = vm.k.riscv_protects_part
+    for met in leaves_of(vm, root, start, end, whole=protects_part):
+        if protects_part or _is_whole(met, end):
             owes |= _protect(vm, met)
     return owes
 

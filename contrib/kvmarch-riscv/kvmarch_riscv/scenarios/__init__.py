@@ -1,0 +1,1 @@
+"""Bugs of KVM/RISC-V that the fact sheet has a schedule for."""
