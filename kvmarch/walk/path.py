@@ -90,13 +90,14 @@ class Walker:
         read = struct.Struct(("<" if little else ">") + ("Q" if wide else "I"))
         self._fetch = read.unpack_from
         self._near = image.region(root)
+        self._bits = layout.gpa_bits
         self._levels = tuple(
             (
                 level.level,
                 level.shift,
                 (1 << level.bits) - 1,
                 self._size << level.bits,
-                tuple((rule.mask, rule.value, rule) for rule in level.rules),
+                tuple((r.mask, r.value, r, _in_place(r)) for r in level.rules),
             )
             for level in layout.levels
         )
@@ -108,7 +109,8 @@ class Walker:
         :raises WalkError: the address is beyond the tree, or a table outside the
             image or already behind the walk.
         """
-        check_gpa(self.layout, gpa)
+        if gpa >> self._bits:
+            check_gpa(self.layout, gpa)
         fetch, buffer, size = self._fetch, self.image.buffer, self._size
         start, end, move = self._near
         table = self.root
@@ -120,16 +122,18 @@ class Walker:
                 offset = self._far(table, length, visits)
             at = gpa >> shift & mask
             (entry,) = fetch(buffer, offset + at * size)
-            for bits, value, rule in rules:
+            for bits, value, rule, leads_to in rules:
                 if entry & bits == value:
                     visits.append(_new(Visit, (number, table, at, entry, rule)))
+                    table = entry & leads_to
                     break
             else:
                 visits.append(Visit(number, table, at, entry, None))
                 return visits
-            if rule.role != "table":
-                break
-            table = rule.address_of(entry)
+            if not table:
+                if rule.role != "table":
+                    break
+                table = rule.address_of(entry)
         if len({visit[1] for visit in visits}) < len(visits):
             raise _loop(visits)
         return visits
@@ -148,6 +152,13 @@ class Walker:
                 f"({self.image.span})"
             )
         return offset
+
+
+def _in_place(rule: WalkRule) -> int:
+    """Return the bits of a table's address that is kept in place; else 0."""
+    if rule.role == "table" and len(rule.address) == 1 and not rule.address[0][1]:
+        return rule.address[0][0]
+    return 0
 
 
 def _loop(visits: list[Visit]) -> WalkError:
