@@ -40,8 +40,10 @@ def conform(
     :raises RecordingError: the architecture is one that nobody ever recorded.
     """
     if recording.arch not in plugins.loaded:
-        if not any(load(path).arch == recording.arch for path in shipped()):
-            known = sorted({*plugins.loaded, *(load(p).arch for p in shipped())})
+        there = shipped(plugins.recording_folders())
+        recorded = {load(path).arch for path in there}
+        if recording.arch not in recorded:
+            known = sorted({*plugins.loaded, *recorded})
             raise RecordingError(
                 f"{recording.name}: arch: unknown architecture {recording.arch!r}; "
                 f"there is {', '.join(known)}"
@@ -93,12 +95,12 @@ def _release(recording: Recording) -> tuple[Release, list[str]]:
 def _fit(
     recording: Recording, k: Kernel, options: dict[str, str]
 ) -> tuple[Comparison, str]:
-    """Play the tour, with hardware options that fit the first look.
+    """Play what was recorded, with hardware options that fit the first look.
 
     What a recording states is taken. What it leaves open is the architecture's
     default, unless the first look differs then and agrees with another value.
     """
-    scenario = load_scenario(find("tour"))
+    scenario = recording.program or load_scenario(find("tour"))
 
     def attempt(more: dict[str, str]) -> Comparison:
         settled = k.arch_info.settle(k.release, {**options, **more})

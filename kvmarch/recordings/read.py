@@ -1,15 +1,17 @@
 """Read recordings: JSON files of what a real kernel did, stage by stage."""
 
-__all__ = ["LeafTable", "Look", "Recording", "Stage", "load", "shipped"]
+__all__ = ["LeafTable", "Look", "Recording", "Stage", "Survey", "load", "shipped"]
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from kvmarch.errors import RecordingError
+from kvmarch.scenarios.file import scenario_of
+from kvmarch.scenarios.records import Scenario
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +38,27 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
+class Survey:
+    """The whole tree after a step, and the pages behind all of the host's memory.
+
+    :param entries: first gfn, level and entry of everything that is neither empty nor
+        a table, by gfn; None if the root was not found.
+    :param frames: by memory, the pfn of each page; 0 for none.
+    """
+
+    entries: tuple[tuple[int, int, int], ...] | None
+    frames: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage of the tour.
+    """One stage of the tour, or one step of another scenario.
 
     :param events: trace events in order, as name and text.
     :param console: what the program printed of its calls.
     :param omitted: events that were cut off at the end.
+    :param step: the line that was done, where a stage is a step.
+    :param kernel_log: warnings of the kernel.
     """
 
     name: str
@@ -49,6 +66,9 @@ class Stage:
     events: tuple[tuple[str, str], ...]
     console: tuple[str, ...]
     omitted: int
+    step: str = ""
+    survey: Survey | None = None
+    kernel_log: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +76,9 @@ class Recording:
     """One boot of one kernel.
 
     :param page_size: bytes.
+    :param program: what was done; None if it is the tour.
+    :param traces: the trace events that the kernel has and that were switched on; those
+        that happened if it is not known.
     """
 
     name: str
@@ -64,14 +87,18 @@ class Recording:
     page_size: int
     parameters: Mapping[str, str]
     stages: tuple[Stage, ...]
+    program: Scenario | None = None
+    traces: tuple[str, ...] = ()
 
 
-def shipped() -> list[Path]:
-    """Return the recordings that come with the package."""
-    folder = resources.files("kvmarch.recordings")
-    return sorted(
-        Path(str(path)) for path in folder.iterdir() if path.name.endswith(".json")
-    )
+def shipped(folders: tuple[str, ...] = ()) -> list[Path]:
+    """Return the recordings that come with the package, by their names.
+
+    :param folders: more folders with recordings, those of plugins.
+    """
+    own = str(resources.files("kvmarch.recordings"))
+    found = [path for each in (own, *folders) for path in Path(each).glob("*.json")]
+    return sorted(found, key=lambda path: path.name)
 
 
 def load(path: Path) -> Recording:
@@ -107,6 +134,8 @@ def load(path: Path) -> Recording:
             _page_size(raw),
             {k: str(v) for k, v in _maybe(raw, "module_params", dict).items()},
             tuple(stages),
+            _program(raw, path),
+            tuple(str(name) for name in _maybe(raw, "traces", list)),
         )
     except (ValueError, TypeError) as error:
         raise RecordingError(f"{path}: {where}{error}") from None
@@ -134,6 +163,15 @@ def _page_size(raw: dict[str, Any]) -> int:
     if size < 1 << 12 or size & size - 1:
         raise ValueError(f"page_size: {size} is no power of two from 4096 on")
     return int(size)
+
+
+def _program(raw: dict[str, Any], path: Path) -> Scenario | None:
+    """Return the scenario that a recording carries.
+
+    :raises ScenarioError: with what would be accepted.
+    """
+    program = _maybe(raw, "program", dict)
+    return scenario_of(program, path) if program else None
 
 
 def _hex(text: Any, key: str) -> int:
@@ -170,4 +208,47 @@ def _stage(raw: Any) -> Stage:
         for event in _maybe(raw, "events", list)
     )
     console = tuple(str(line) for line in _maybe(raw, "console", list))
-    return Stage(name, look, events, console, _maybe(raw, "events_omitted", int))
+    return Stage(
+        name,
+        look,
+        events,
+        console,
+        _maybe(raw, "events_omitted", int),
+        _maybe(raw, "step", str),
+        _survey(raw),
+        tuple(str(line) for line in _maybe(raw, "kernel_log", list)),
+    )
+
+
+def _survey(raw: Any) -> Survey | None:
+    """Return the survey of a stage, None if it has none.
+
+    Entries are lines ``gfn=2 level=1 entry=2b2ce67 pages=1 leaf``; frames are runs
+    ``pfn*count`` of neighbours, with 0 where there is no page.
+    """
+    if "frames" not in raw:
+        return None
+    frames = {
+        name: tuple(_runs(text)) for name, text in _field(raw, "frames", dict).items()
+    }
+    if raw.get("leaves") is None:
+        return Survey(None, frames)
+    entries = []
+    for line in _field(raw, "leaves", list):
+        given = dict(word.split("=", 1) for word in str(line).split() if "=" in word)
+        try:
+            gfn, entry = (_hex(given[key], "leaves") for key in ("gfn", "entry"))
+            entries.append((gfn, int(given["level"]), entry))
+        except (KeyError, ValueError):
+            raise ValueError(
+                f"leaves: {line!r} is none such as 'gfn=2 level=1 entry=2b2ce67'"
+            ) from None
+    return Survey(tuple(entries), frames)
+
+
+def _runs(text: Any) -> Iterator[int]:
+    for run in str(text).split():
+        first, _, count = run.partition("*")
+        start = _hex(first, "frames")
+        for i in range(_hex(count or "1", "frames")):
+            yield start + i if start else 0

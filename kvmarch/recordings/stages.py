@@ -9,9 +9,9 @@ from itertools import pairwise
 from typing import Any
 
 from kvmarch.machine.world import Event
-from kvmarch.recordings.read import LeafTable, Recording, Stage
-from kvmarch.scenarios.play import Played
-from kvmarch.scenarios.records import FIRST_HVA
+from kvmarch.recordings.read import LeafTable, Recording, Stage, Survey
+from kvmarch.recordings.surveys import compare_entries, compare_frames
+from kvmarch.scenarios.play import Played, ranges_of
 
 NOTIFIER_EVENTS = (
     "kvm_unmap_hva_range",
@@ -25,7 +25,7 @@ FAULT_EVENTS = {
 }
 """Trace events of guest faults, and where they name the address."""
 
-_PAGE = re.compile(r"hva0\+0x([0-9a-f]+)p")
+_PAGE = re.compile(r"hva(\d+)\+0x([0-9a-f]+)p")
 _MARK = re.compile(r"gfn ([0-9a-f]+) access ([0-9a-f]+) gen ([0-9a-f]+)")
 _CHECK = re.compile(
     r"spte ([0-9a-f]+) kvm_gen ([0-9a-f]+) spte-gen ([0-9a-f]+) valid ([0-9a-f]+)"
@@ -60,20 +60,26 @@ class Comparison:
         self.k = played.machine.k
         self.shift = recording.page_size.bit_length() - 1
         self.marked = _by_mark(played.events)
-        self.looks = {e.data["name"]: e.data for e in played.events if e.name == "look"}
+        self.looks = _by_name(played.events, "look")
+        self.surveys = _by_name(played.events, "survey")
         self.pages: dict[int, int] = {}
         """The recording's page number for each of the model's, as last seen."""
         self.tables: dict[int, int] = {}
         """The model's table for each of the recording's, by physical address."""
-        self.traces = {
+        self.traces = set(recording.traces) or {
             name for stage in recording.stages for name, _text in stage.events
         }
+        self.ranges = ranges_of(played.scenario, recording.page_size)
 
     def first_look_agrees(self) -> bool:
         """Return whether the first look that can be compared agrees."""
         for stage in self.recording.stages:
+            found: list[Finding] = []
             if stage.look is not None and stage.name in self.looks:
                 found = [f for f in self.entries(stage) if f.what == "entries"]
+            elif stage.survey is not None and stage.survey.entries:
+                found = list(self.survey(stage, stage.survey))
+            if found:
                 self.pages.clear()
                 self.tables.clear()
                 return all(f.verdict == "agree" for f in found)
@@ -90,6 +96,11 @@ class Comparison:
                 continue
             if stage.look is not None:
                 yield from self.entries(stage)
+            if stage.survey is not None:
+                yield from self.survey(stage, stage.survey)
+            if stage.kernel_log:
+                lines = f"{len(stage.kernel_log)} warnings: {stage.kernel_log[0]}"
+                yield self.row(stage, "kernel log", "differ", lines)
             if known_mark:
                 yield self.notifier_events(stage)
                 yield from self.calls(stage)
@@ -165,6 +176,31 @@ class Comparison:
             " ".join(f"{e:#x}" for e in model[:count]),
         )
 
+    def survey(self, stage: Stage, real: Survey) -> Iterator[Finding]:
+        """Compare the whole tree, and the pages behind all of the host's memory."""
+        ours = self.surveys.get(stage.name)
+        if ours is None:
+            yield self.row(
+                stage, "tree", "not compared", "the model does not look here"
+            )
+            return
+        why = compare_frames(real.frames, ours["frames"], self.pages)
+        yield self.row(stage, "host pages", "differ" if why else "agree", why)
+        if real.entries is None:
+            yield self.row(stage, "tree", "not compared", "the root was not found")
+            return
+        why = compare_entries(real.entries, ours["entries"], self.repoint)
+        yield self.row(stage, "tree", "differ" if why else "agree", why)
+
+    def repoint(self, entry: int, level: int) -> int:
+        """Return an entry of the model with the recording's page put in."""
+        pfn = self.k.entry_pfn.fn(self.k, self.options, entry, level)
+        real = None if pfn is None else self.pages.get(pfn)
+        if real is None:
+            return entry
+        moved: int = self.k.entry_repoint.fn(self.k, self.options, entry, level, real)
+        return moved
+
     def host_pages(self, stage: Stage, look: Mapping[str, Any]) -> Finding:
         """Compare which gfns have a page, and which of them share one."""
         assert stage.look is not None
@@ -188,17 +224,7 @@ class Comparison:
 
     def model_entries(self, look: Mapping[str, Any]) -> list[int]:
         """Return the model's entries with the recording's pages put in."""
-        level = look["level"]
-        entries = []
-        for entry in look["entries"]:
-            pfn = self.k.entry_pfn.fn(self.k, self.options, entry, level)
-            real = None if pfn is None else self.pages.get(pfn)
-            entries.append(
-                entry
-                if real is None
-                else self.k.entry_repoint.fn(self.k, self.options, entry, level, real)
-            )
-        return entries
+        return [self.repoint(entry, look["level"]) for entry in look["entries"]]
 
     def maps(self, entry: int, level: int) -> bool:
         """Return whether an entry of the model carries a page's address."""
@@ -258,24 +284,29 @@ class Comparison:
                 stage, what, "not compared", "this kernel traces no notifier events"
             )
         traced = [n for n in NOTIFIER_EVENTS if n in self.traces]
-        real = [
-            f"{name} {'-'.join(_PAGE.findall(text))}"
-            for name, text in stage.events
-            if name in traced and _PAGE.search(text)
-        ]
-        ram = next(m for m in self.played.scenario.memory if m.name == "ram")
-        end = FIRST_HVA + ram.size(self.recording.page_size)
+        # The programs of recordings without a program of their own name memories as
+        # they liked, but for the first.
+        every = self.recording.program is not None
+        ranges = self.ranges if every else self.ranges[:1]
+        real = []
+        for name, text in stage.events:
+            places = _PAGE.findall(text) if name in traced else []
+            if places and int(places[0][0]) < len(ranges):
+                pages = "-".join(page for _memory, page in places)
+                real.append(f"{name} {_memory_name(int(places[0][0]))}{pages}")
         model = []
         for event in self.model(stage):
             if event.name not in traced:
                 continue
             start = event.data.get("start", event.data.get("hva", 0))
-            if not FIRST_HVA <= start < end:
+            at = next((i for i, r in enumerate(ranges) if start in r), None)
+            if at is None:
                 continue
-            pages = [start - FIRST_HVA >> self.shift]
-            if "end" in event.data:
-                pages.append(event.data["end"] - FIRST_HVA >> self.shift)
-            model.append(f"{event.name} {'-'.join(f'{p:x}' for p in pages)}")
+            ends = [start, *([event.data["end"]] if "end" in event.data else [])]
+            pages = "-".join(
+                f"{hva - ranges[at].start >> self.shift:x}" for hva in ends
+            )
+            model.append(f"{event.name} {_memory_name(at)}{pages}")
         if stage.omitted:
             if model[: len(real)] == real:
                 return self.row(
@@ -403,6 +434,15 @@ _MMIO = {
     "mark_mmio_spte": ("gfn", "access", "gen"),
     "check_mmio_spte": ("spte", "kvm_gen", "spte_gen", "valid"),
 }
+
+
+def _by_name(events: list[Event], kind: str) -> dict[str, Mapping[str, Any]]:
+    return {e.data["name"]: e.data for e in events if e.name == kind}
+
+
+def _memory_name(number: int) -> str:
+    """Return what stands before the pages of a memory: nothing for the first."""
+    return f"{number}:" if number else ""
 
 
 def _by_mark(events: list[Event]) -> dict[str, list[Event]]:

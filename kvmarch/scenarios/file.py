@@ -4,9 +4,11 @@ A scenario says what memory and VM there are, what each task does, what a compar
 shows of it, and what is expected where.
 """
 
-__all__ = ["find", "library", "load"]
+__all__ = ["find", "library", "load", "scenario_of"]
 
 import tomllib
+from collections.abc import Mapping
+from copy import deepcopy
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,15 @@ def load(path: Path) -> Scenario:
     except (ValueError, RecursionError) as error:
         raise ScenarioError(f"{path}: not TOML: {error}") from None
     return _Reader(path).scenario(raw)
+
+
+def scenario_of(raw: Mapping[str, Any], path: Path) -> Scenario:
+    """Return the scenario that tables say, as they would be in a file.
+
+    :param path: the file that they are from, for messages.
+    :raises ScenarioError: with the file, the place and what would be accepted.
+    """
+    return _Reader(path).scenario(deepcopy(dict(raw)))
 
 
 class _Reader:

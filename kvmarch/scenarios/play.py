@@ -5,6 +5,7 @@ __all__ = [
     "check_dirty_logs",
     "play",
     "play_along",
+    "ranges_of",
     "run_setup",
     "set_up",
     "tasks_of",
@@ -72,9 +73,9 @@ def set_up(
     machine = boot(k, options, vcpus=scenario.vcpus, **boot_options)
     mm = machine.mm
     memory: dict[str, tuple[int, int]] = {}
-    base = FIRST_HVA
-    for row in scenario.memory:
-        size = row.size(1 << mm.page_shift)
+    places = ranges_of(scenario, 1 << mm.page_shift)
+    for row, place in zip(scenario.memory, places, strict=True):
+        base, size = place.start, len(place)
         memory[row.name] = (base, size)
         huge = row.huge or row.hugetlb
         how = {"mergeable": row.mergeable, "hugetlb": row.hugetlb}
@@ -82,12 +83,22 @@ def set_up(
         if row.touched:
             populate(mm, base, base + size, huge=huge)
             _fill(machine, row, base)
-        base += -(-size >> 30) + 1 << 30
     info = k.arch_info
     context = Context(machine, memory, scenario.code, info.leaves_by)
     lines = (*scenario.setup, *(line for task in scenario.tasks for line in task.steps))
     make_gpcs(context, lines)
     return context
+
+
+def ranges_of(scenario: Scenario, page_size: int) -> list[range]:
+    """Return where each memory of a scenario is mapped, as addresses in bytes."""
+    places = []
+    base = FIRST_HVA
+    for row in scenario.memory:
+        size = row.size(page_size)
+        places.append(range(base, base + size))
+        base += -(-size >> 30) + 1 << 30
+    return places
 
 
 def run_setup(scenario: Scenario, context: Context) -> None:

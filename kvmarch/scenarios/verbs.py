@@ -41,6 +41,7 @@ from kvmarch.kernel.vcpu import guest_access, run_guest
 from kvmarch.machine.environment import turn
 from kvmarch.machine.host import PFN_SHIFT, PRESENT
 from kvmarch.machine.steps import Path, op
+from kvmarch.scenarios.survey import survey as survey_of
 from kvmarch.scenarios.verb import (
     VERBS,
     Context,
@@ -454,3 +455,27 @@ def _look(c: Context, name: str, first: int, hva: int) -> None:
         table=pa,
         entries=entries,
     )
+
+
+@verb(
+    "Look at every entry of the VM's tables, and at every page of every memory.",
+    name="name",
+    also="?name",
+)
+async def survey(c: Context, args: Mapping[str, Any]) -> None:
+    more = (int(gfn, 16) for gfn in args.get("also", "").split(",") if gfn)
+    await _survey(c, args["name"], tuple(more))
+
+
+@op(name="survey")
+def _survey(c: Context, name: str, also: tuple[int, ...]) -> None:
+    mm = c.machine.mm
+    frames = {}
+    for memory, (start, size) in c.memory.items():
+        ptes = [
+            mm.pte(vpn)
+            for vpn in range(start >> c.page_shift, start + size >> c.page_shift)
+        ]
+        frames[memory] = tuple(p >> PFN_SHIFT if p & PRESENT else 0 for p in ptes)
+    entries = survey_of(c.machine, also)
+    c.machine.world.note("survey", name=name, entries=entries, frames=frames)

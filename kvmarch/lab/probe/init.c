@@ -99,7 +99,8 @@ static void trace_setup(void)
 	put_file(TRACE "buffer_size_kb", "8192");
 	for (int i = 0; events[i]; i++) {
 		snprintf(path, sizeof path, TRACE "events/%s/enable", events[i]);
-		put_file(path, "1");
+		if (!put_file(path, "1"))
+			out("@T %s\n", events[i]);
 	}
 	for (int i = 0; never[i]; i++) {
 		snprintf(path, sizeof path, TRACE "events/%s/enable", never[i]);

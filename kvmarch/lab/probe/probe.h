@@ -4,7 +4,7 @@
  *
  * Lines on the console, from the outside: a command. To the outside: "@X text":
  *   @K release machine page-size   @P module.parameter=value   @# remark
- *   @C answer   @H memory hva   @F memory pfn*count ...
+ *   @T event that is traced   @C answer   @H memory hva   @F memory pfn*count ...
  *   @E trace event   @M events cut off   @W kernel log   @X status of a dead process
  *   @.  the command is done
  */
