@@ -1,6 +1,6 @@
 """The page: data, style and script in one file of HTML."""
 
-__all__ = ["SCRIPTS", "page"]
+__all__ = ["SCRIPTS", "STYLES", "page"]
 
 import base64
 import hashlib
@@ -22,6 +22,8 @@ SCRIPTS = (
 )
 """In the order in which they are put together; each uses those before it."""
 
+STYLES = ("base.css", "tables.css", "formats.css", "player.css", "media.css")
+
 _CODES = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
 
 
@@ -32,8 +34,10 @@ def page(data: Mapping[str, Any], title: str) -> str:
 
     :param data: plain values, as :func:`~kvmarch.page.collect.collect` makes them.
     """
-    script = "\n".join(_asset(name).strip("\n") for name in SCRIPTS)
-    style = _asset("page.css").strip("\n")
+    script, style = (
+        "\n".join(_asset(name).strip("\n") for name in names)
+        for names in (SCRIPTS, STYLES)
+    )
     policy = (
         "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
         f"script-src {_digest(script)}; style-src {_digest(style)}"

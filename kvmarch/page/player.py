@@ -78,6 +78,7 @@ def trace_data(trace: Trace, camera: Camera, **about: Any) -> dict[str, Any]:
         "tasks": list(trace.tasks),
         "start": camera.frames[0],
         "steps": steps,
+        "cycle": trace.cycle,
         "lost": [[loss.property, loss.sentence] for loss in trace.lost],
         "notes": list(trace.notes),
     }

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 from kvmarch.changes import Kernel
-from kvmarch.explore.cells import Image
+from kvmarch.explore.cells import ATOMS, Image
 from kvmarch.format.table import SparseTable, TablePool
 from kvmarch.kernel.checks import OpenRange
 from kvmarch.kernel.gpc import Gpc
@@ -108,6 +108,7 @@ class States:
             self._name(part, type(part).__name__.lower())
         self.parts = parts
         self.values: dict[tuple[str, str], Any] = {}
+        self._taken: dict[str, tuple[list[Any], dict[tuple[str, str], Any]]] = {}
         self.kinds: dict[tuple[str, str], Any] = {}
         self.look()
 
@@ -152,12 +153,22 @@ class States:
 
     def _take(self, name: str, owner: Any) -> None:
         kind: Any = type(owner)
+        raw = [getattr(owner, variable) for variable in kind.variables]
+        known = self._taken.get(name)
+        if known is not None and known[0] == raw:
+            self.values.update(known[1])
+            return
         untold = _untold(kind)
-        for variable in owner.variables:
-            value = self._frozen(getattr(owner, variable))
+        taken = {}
+        for variable, item in zip(kind.variables, raw, strict=True):
+            value = self._frozen(item)
             if variable not in untold:
-                self.values[name, variable] = value
+                taken[name, variable] = value
                 self.kinds[name, variable] = kind
+        self.values.update(taken)
+        if all(isinstance(item, ATOMS) for item in raw):
+            # Most of a machine is pages, and most pages stay as they are.
+            self._taken[name] = raw, taken
 
     def _take_entries(self, vm: Vm) -> None:
         known = self._gfns.setdefault(vm.name, set(self.watch))
@@ -174,7 +185,7 @@ class States:
 
     def _frozen(self, value: Any) -> Any:
         """Return a value that stays as it is when the machine goes on."""
-        if value is None or isinstance(value, int | str | float | bytes):
+        if isinstance(value, ATOMS):
             return value
         kind = type(value)
         if hasattr(kind, "variables"):

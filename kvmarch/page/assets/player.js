@@ -62,12 +62,17 @@ function laneRow(trace, step, number) {
 Player.stage = (trace) => {
   const parts = (Player.parts = {});
   parts.rows = trace.steps.map((step, n) => laneRow(trace, step, n + 1));
+  const lines = [...parts.rows];
+  if (trace.cycle) {
+    const says = `from here on for ever: steps ${trace.cycle} to ${trace.steps.length}, again and again`;
+    lines.splice(trace.cycle - 1, 0, make("tr", { class: "cycle" }, make("td", { colspan: trace.tasks.length + 1 }, `↻ ${says}`)));
+  }
   parts.heads = trace.tasks.map((task) => make("th", { scope: "col" }, task, make("small", {})));
-  const atEnd = trace.lost.map(([property, sentence]) => make("p", { class: "lost" }, make("strong", {}, `✗ ${property} is lost at the end: `), sentence));
+  const atEnd = trace.lost.map(([property, sentence]) => make("p", { class: "lost" }, make("strong", {}, `✗ ${property} is lost ${trace.cycle ? "by going on so" : "at the end"}: `), sentence));
   parts.lanes = make(
     "div",
     { class: "lanes scroll", tabindex: "0", role: "region", "aria-label": "Steps, one lane for each task; arrow keys step" },
-    make("table", {}, make("caption", { class: "hidden" }, trace.title), make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "step"), parts.heads)), make("tbody", {}, parts.rows)),
+    make("table", {}, make("caption", { class: "hidden" }, trace.title), make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "step"), parts.heads)), make("tbody", {}, lines)),
   );
   const button = (text, key, act, title) => make("button", { type: "button", onclick: act, title: `${title} (${key})`, "aria-keyshortcuts": key }, text);
   parts.slider = make("input", { type: "range", min: 0, max: trace.steps.length, value: 0, "aria-label": "Step" });
@@ -78,7 +83,7 @@ Player.stage = (trace) => {
     { class: "controls", role: "group", "aria-label": "Move" },
     button("|◀ first", "Home", () => Player.go(0), "Before the first step"),
     button("◀ back", "ArrowLeft", () => Player.go(Player.step - 1), "One step back"),
-    button("forward ▶", "ArrowRight", () => Player.go(Player.step + 1), "One step forward"),
+    button("forward ▶", "ArrowRight", Player.forward, "One step forward"),
     button("last ▶|", "End", () => Player.go(trace.steps.length), "After the last step"),
     button("next table change", "t", Player.nextTree, "To the next step that changes a table"),
     Player.losses(trace).length ? button("✗ loss", "l", Player.nextLoss, "To the step at which a property is lost") : null,
@@ -136,6 +141,13 @@ Player.go = (step) => {
   const url = `#play=${Player.trace}&step=${Player.step}`;
   if (Player.quiet) return;
   history.replaceState(null, "", url);
+};
+
+/** One step on; at the end of a schedule that goes round, to where it began to. */
+Player.forward = () => {
+  const trace = DATA.traces[Player.trace];
+  const again = trace.cycle && Player.step === trace.steps.length;
+  Player.go(again ? trace.cycle : Player.step + 1);
 };
 
 Player.nextTree = () => {
@@ -220,8 +232,8 @@ Player.keys = (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || /^(SELECT|INPUT)$/.test(event.target.tagName)) return;
   const last = DATA.traces[Player.trace].steps.length;
   const moves = {
-    ArrowRight: () => Player.go(Player.step + 1),
-    ArrowDown: () => Player.go(Player.step + 1),
+    ArrowRight: Player.forward,
+    ArrowDown: Player.forward,
     ArrowLeft: () => Player.go(Player.step - 1),
     ArrowUp: () => Player.go(Player.step - 1),
     PageDown: () => Player.go(Player.step + 10),
