@@ -167,7 +167,7 @@ def ranges_table(plugins: Plugins, choose: Choose, asked: Asked) -> Table:
                 "pa": None if row.pa is None else f"{row.pa:#x}",
                 "pieces": row.pieces,
                 "kind": _kind(names, row.tally),
-                "fields": named.show(),
+                "fields": named.show() if named.format else f"{row.tally.entry:#x}",
             }
         )
     table.notes.append(_tables(tree))
