@@ -479,6 +479,14 @@ def kvmarch_deviations() -> Sequence[Deviation]:
 
 
 @hookspec
+def kvmarch_recordings() -> Sequence[str]:
+    """Return folders, as paths, that hold recordings of the architecture's kernels.
+
+    ``kvmarch conform`` compares them with the model, as it does those of its own.
+    """
+
+
+@hookspec
 def kvmarch_scenarios() -> Sequence[str]:
     """Return folders, as paths, that hold scenario files of the plugin's own."""
 

@@ -96,11 +96,18 @@ class Plugins:
 
     def scenario_folders(self) -> tuple[str, ...]:
         """Return the folders of scenario files that plugins bring."""
+        return self._folders("scenarios")
+
+    def recording_folders(self) -> tuple[str, ...]:
+        """Return the folders of recordings that plugins bring."""
+        return self._folders("recordings")
+
+    def _folders(self, hook: str) -> tuple[str, ...]:
         return tuple(
             folder
             for arch in self.loaded.values()
-            if "scenarios" in arch.operations
-            for folder in arch.operations["scenarios"]()
+            if hook in arch.operations
+            for folder in arch.operations[hook]()
         )
 
 
@@ -196,8 +203,8 @@ def check(name: str, module: Any, distribution: str, version: str) -> Loaded:
     _check_info(name, info)
     _check_paths(name, operations, choices)
     _check_names(name, changes, choices)
-    if "scenarios" in operations:
-        _ask(name, hooks, "scenarios", Sequence)
+    for hook in sorted({"recordings", "scenarios"} & operations.keys()):
+        _ask(name, hooks, hook, Sequence)
     verbs = _ask_rows(name, hooks, "verbs", ArchVerb)
     _check_verbs(name, verbs)
     return Loaded(

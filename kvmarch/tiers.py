@@ -10,6 +10,7 @@ OPTIONAL = frozenset(
         "kvmarch_handle_request",
         "kvmarch_lab",
         "kvmarch_memslots_updated",
+        "kvmarch_recordings",
         "kvmarch_scenarios",
         "kvmarch_sync_dirty_log",
         "kvmarch_vcpu_create",

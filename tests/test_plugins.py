@@ -437,7 +437,12 @@ def test_a_kernel_has_every_operation(link):
         assert k.has(name), name
     for name in hookspecs.OPTIONAL - {"kvmarch_changes", "kvmarch_choices"}:
         bare = name.removeprefix("kvmarch_")
-        assert k.has(bare) or bare in {"deviations", "properties", "scenarios"}, name
+        assert k.has(bare) or bare in {
+            "deviations",
+            "properties",
+            "recordings",
+            "scenarios",
+        }, name
 
 
 def test_what_is_left_out_has_a_default(link):

@@ -34,7 +34,8 @@ class WalkRule:
     :param address: where the physical address of the table or of the first page is:
         pairs of a mask and the number of bits by which what is under it moves, left
         if positive, right if negative; the address is the sum. An address kept in
-        place is ``((mask, 0),)``; riscv's PPN is ``((0x003f_ffff_ffff_fc00, 2),)``;
+        place is ``((mask, 0),)``; a page number at bit 10 is
+        ``((0x003f_ffff_ffff_fc00, 2),)``;
         arm64 with LPA2 has ``((0x0003_ffff_ffff_f000, 0), (0x300, 42))``.
     :param shift: log2 of the bytes that a leaf maps; those of one entry of its level
         if it is left out. More (a leaf repeated in several entries, such as Svnapot

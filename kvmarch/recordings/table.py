@@ -20,14 +20,15 @@ def conform_table(
 ) -> Table:
     """Compare recordings with the model.
 
-    :param paths: files; all recordings of the package if there are none.
+    :param paths: files; all recordings of the package and of plugins if there
+        are none.
     :param everything: list also what agrees.
     :returns: one row per thing that was compared or could not be; notes count them.
         The status is 1 if something differs.
     """
     findings: list[Finding] = []
     notes: list[str] = []
-    for path in [Path(p) for p in paths] or shipped():
+    for path in [Path(p) for p in paths] or shipped(plugins.recording_folders()):
         recording = load(path)
         found = conform(
             recording,

@@ -92,6 +92,12 @@ def kvmarch_verbs() -> Sequence[ArchVerb]:
 
 
 @hookimpl
+def kvmarch_recordings() -> Sequence[str]:
+    """Return the folder of the recordings of real kernels."""
+    return [str(Path(__file__).parent / "recordings")]
+
+
+@hookimpl
 def kvmarch_scenarios() -> Sequence[str]:
     """Return the folder of the bugs that the fact sheet has a schedule for."""
     return [str(Path(__file__).parent / "scenarios")]

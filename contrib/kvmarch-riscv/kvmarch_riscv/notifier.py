@@ -63,7 +63,7 @@ def _first_leaf(vm: Vm, root: int, start: int, end: int) -> list[Leaf]:
 def _every_leaf(vm: Vm, root: int, start: int, end: int) -> list[Leaf]:
     """Look at all of them (never posted)."""
     return [
-        (met.table, met.index) for met in leaves_of(vm, root, start, end, whole=True)
+        (met.table, met.place) for met in leaves_of(vm, root, start, end, whole=True)
     ]
 
 

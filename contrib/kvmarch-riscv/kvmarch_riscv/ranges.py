@@ -64,11 +64,11 @@ root_again.add("checked", "riscv-gstage-snapshot", "riscv-pgd-recheck")
 
 
 class Met(NamedTuple):
-    """A leaf that a walk meets: where the walk stands, and the leaf's place."""
+    """A leaf that a walk meets: where the walk stands, and the leaf's table and index."""
 
     gfn: int
     table: Table
-    index: int
+    place: int
     level: int
 
 
@@ -121,7 +121,7 @@ def _clear(vm: Vm, met: Met, end: int) -> bool:
     if not _is_whole(met, end) and not k.riscv_unmaps_part:
         vm.warn(k.riscv_warns_of_part, "Skip unmap range: a leaf is met in part")
         return False
-    met.table.set(met.index, 0)
+    met.table.set(met.place, 0)
     if k.riscv_flushes_once:
         pages = level_pages(met.level)
         vm.ledger.owe(met.gfn, min((met.gfn // pages + 1) * pages, end), due="return")
@@ -242,9 +242,9 @@ def _protect(vm: Vm, met: Met) -> bool:
 
     :Kernel: kvm_riscv_gstage_op_pte() with GSTAGE_OP_WP
     """
-    old = met.table.get(met.index)
+    old = met.table.get(met.place)
     new = old & ~W
-    met.table.set(met.index, new)
+    met.table.set(met.place, new)
     if vm.k.riscv_flushes_once:
         return old != new
     if vm.k.riscv_flushes_store.fn(vm, old, new):
