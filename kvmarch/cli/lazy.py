@@ -13,6 +13,7 @@ LATER = {
     "check-plugin": "authors",
     "explain": "exploring",
     "explore": "exploring",
+    "lab": "lab",
     "posts": "catalogue",
     "report": "report",
     "sweep": "sweeping",

@@ -11,11 +11,15 @@ _ADDRESS = re.compile(r"(?:0x)?([0-9a-f]{12,16})")
 
 
 class Event(NamedTuple):
-    """One trace event: who, which, and what it says."""
+    """One trace event: who, which, and what it says.
+
+    :param more: without a name: how many events were cut off here.
+    """
 
     task: str
     event: str
     text: str
+    more: int = 0
 
 
 def read_event(

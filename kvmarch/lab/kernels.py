@@ -1,6 +1,14 @@
 """Kernels to boot: an image and its modules, given or unpacked from packages."""
 
-__all__ = ["KernelFiles", "boot_image", "cache_folder", "choose", "given", "unpack"]
+__all__ = [
+    "KernelFiles",
+    "boot_image",
+    "cache_folder",
+    "choose",
+    "given",
+    "resolve",
+    "unpack",
+]
 
 import gzip
 import lzma
@@ -11,6 +19,7 @@ import struct
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,3 +174,29 @@ def _unpacked(packed: bytes, kind: str, path: Path) -> bytes:
     if kind.startswith("zstd"):
         return read_module(packed, ".zst", str(path))
     raise LabError(f"{path}: an image packed with {kind!r}, which nobody here unpacks")
+
+
+def resolve(
+    machine: LabMachine,
+    wanted: str,
+    modules: str | None,
+    mirror: str | None,
+    tell: Callable[[str], None],
+) -> KernelFiles:
+    """Return the kernel that a user means, downloaded if it has to be.
+
+    :param wanted: a file, a release, or the first numbers of one.
+    :param tell: called with what takes a while.
+    :raises LabError: there is none.
+    """
+    path = Path(wanted)
+    if path.is_file() or "/" in wanted:
+        return given(path, None if modules is None else Path(modules))
+    if modules is not None:
+        raise LabError("--modules goes with an image, not with a release")
+    known = choose(machine, wanted)
+    if known is not None:
+        return known
+    from kvmarch.lab.fetch import fetch
+
+    return fetch(machine, wanted, mirror, tell)

@@ -74,6 +74,7 @@ class Emulator:
     ) -> None:
         self.machine = machine
         self.limit = limit
+        self.version = ""
         self.tail: deque[str] = deque(maxlen=TAIL)
         self._kernel = kernel
         self._initrd = initrd
@@ -144,7 +145,8 @@ class Emulator:
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdout.fileno(), False)
         self._qmp.settimeout(self.limit)
-        self._qmp_read()  # the greeting
+        version = self._qmp_read()["QMP"]["version"]["qemu"]
+        self.version = ".".join(str(version[key]) for key in ("major", "minor"))
         self._command("qmp_capabilities")
 
     # -- the console -----------------------------------------------------------------

@@ -1,12 +1,12 @@
 """A booted kernel that serves one VM after the other, step by step."""
 
-__all__ = ["Session", "booted"]
+__all__ = ["Config", "Session", "booted", "machine_of"]
 
 import contextlib
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from kvmarch.lab.sides import Look, Setup
 from kvmarch.lab.steps import Board, line_of
 from kvmarch.plugins import Loaded, link
 from kvmarch.walk.image import Region, open_image
+from kvmarch.walk.path import Walker, entry_order
 
 BOOT = 3
 """How many times longer than a step a boot may take."""
@@ -36,6 +37,7 @@ class Config:
 
     :param arguments: of modules, by name: ``{"kvm": "tdp_mmu=0"}``.
     :param append: more words for the kernel's command line.
+    :param cpu: QEMU's CPU model; the architecture's usual one if it is empty.
     :param limit: seconds that a step may take.
     :param observe: read the VM's tables after each step.
     :param trace: let the kernel trace.
@@ -44,6 +46,7 @@ class Config:
     kernel: KernelFiles
     arguments: Mapping[str, str] = field(default_factory=dict)
     append: str = ""
+    cpu: str = ""
     mib: int = 512
     limit: float = 60
     observe: bool = True
@@ -57,6 +60,8 @@ def booted(arch: Loaded, config: Config) -> Iterator["Session"]:
     :raises LabError: something is missing, or the kernel does not come up.
     """
     machine = machine_of(arch)
+    if config.cpu:
+        machine = replace(machine, cpu=config.cpu)
     program = probe(machine)
     modules = {
         name: (data, config.arguments.get(name, ""))
@@ -105,6 +110,12 @@ class Session:
         self.kernel = ""
         self.page_size = 0
         self.remarks: list[str] = []
+        self.traces: list[str] = []
+        """The trace events that are switched on."""
+        self.touched = False
+        """Whether the guest has reached any page of the VM's."""
+        self.method = ""
+        """How the root of the VM's tables was found."""
         self.seen = Seen(None, "", ())
         """What the last look found of the VM's tables."""
         self._config = config
@@ -134,8 +145,16 @@ class Session:
                 given[option] = str(by_value[value])
         k = link(arch, release)
         region = Region(machine.ram_base, None, 0)
-        image = open_image(str(self._emulator.ram), [region])
-        return Observer(image, candidates(k, arch.info, given))
+        self._image = open_image(str(self._emulator.ram), [region])
+        return Observer(self._image, candidates(k, arch.info, given))
+
+    @property
+    def how(self) -> str:
+        """Return in a few words how the kernel runs."""
+        config = self._config
+        how = f"QEMU {self._emulator.version} TCG, 1 CPU, {config.mib} MiB"
+        more = [f"-cpu {config.cpu}"] if config.cpu else []
+        return ", ".join([how, *more, *([config.append] if config.append else [])])
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -153,6 +172,7 @@ class Session:
         if self._observer is not None:
             self._observer.forget()
         self._alive = True
+        self.touched = False
         for command in self._board.begin():
             self._ask(command)
         if not self._alive:
@@ -183,6 +203,26 @@ class Session:
         self._board = None
         self._alive = False
 
+    def table_of(self, gfn: int, count: int) -> tuple[int, tuple[int, ...]] | None:
+        """Return the table where the walk of a gfn ends, and entries from there on.
+
+        :returns: physical address in bytes and values; None if there is no tree.
+        """
+        if self._observer is None or self.seen.root is None:
+            return None
+        layout = self._observer.machine.layout
+        with self._emulator.paused():
+            walker = Walker(self._image, layout, self.seen.root)
+            last = walker.follow(gfn << layout.page_shift)[-1]
+            level = layout.by_level[last.level]
+            count = min(count, (1 << level.bits) - last.at)
+            size = layout.entry_bytes
+            data = self._image.read(last.table + last.at * size, count * size)
+        order: Any = entry_order(self._image, layout)
+        return last.table, tuple(
+            int.from_bytes(data[i : i + size], order) for i in range(0, len(data), size)
+        )
+
     # -- talking -----------------------------------------------------------------------
 
     def _ask(self, command: str) -> list[tuple[str, str]]:
@@ -201,6 +241,8 @@ class Session:
             elif letter == "P":
                 name, _, value = text.partition("=")
                 self.parameters[name] = value
+            elif letter == "T":
+                self.traces.append(text.rpartition("/")[2])
             elif letter == "H" and self._board is not None:
                 at, hva = int(words[0], 16), int(words[1], 16)
                 pages = self._board.setup.memories[at].pages
@@ -230,11 +272,17 @@ class Session:
                 if letter == "F":
                     name, pages = self._frames(board, text)
                     frames[name] = pages
-        known = board.frames_by_gfn(frames)
+        # What the guest reached without a slot may have an entry all the same.
+        if gfn >= 0:
+            board.reached.add(gfn)
+        known = dict.fromkeys(board.reached, 0) | board.frames_by_gfn(frames)
         if self._observer is not None:
             touched = {gfn, board.setup.code_gfn} & known.keys() if ran else set()
+            self.touched = self.touched or bool(touched)
             with self._emulator.paused():
                 self.seen = self._observer.look(Known(known, touched))
+            if self.seen.root is not None:
+                self.method = self.seen.method
         return Look(
             answers,
             self.seen.leaves,
@@ -260,7 +308,7 @@ class Session:
                 if event is not None:
                     yield event
             elif letter == "M":
-                yield Event("", "", f"{int(text, 16)} events more")
+                yield Event("", "", "", int(text, 16))
 
 
 def _missing(what: str, why: str, kernel: str) -> str:

@@ -77,6 +77,8 @@ class Board:
             row.name: records.Memory(row.name, row.pages) for row in setup.memories
         }
         self.slots: dict[tuple[int, int], Slot] = {}
+        self.reached: set[int] = set()
+        """The gfns that the guest has accessed, with a slot or without."""
         self._pending: tuple[tuple[int, int], Slot | None] | None = None
 
     def begin(self) -> Iterator[str]:

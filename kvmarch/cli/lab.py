@@ -1,0 +1,174 @@
+"""The commands that boot real kernels."""
+
+__all__ = ["boot_options", "boot_plan", "lab", "showing_console"]
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kvmarch.cli.commands import load_plugins, scenario_of
+from kvmarch.cli.shared import F, Group, with_options
+from kvmarch.errors import KvmarchError, LabError
+
+if TYPE_CHECKING:
+    from kvmarch.lab.session import Config
+    from kvmarch.plugins import Loaded
+
+
+@click.group(cls=Group)
+def lab() -> None:
+    """Run scenarios on real kernels, under QEMU's emulation."""
+
+
+_BOOT: tuple[Callable[[Any], Any], ...] = (
+    click.option("--arch", "-a", required=True, metavar="NAME", help="Architecture."),
+    click.option(
+        "--kernel",
+        "-k",
+        required=True,
+        metavar="IMAGE|RELEASE",
+        help="A vmlinuz, or a release of Debian's such as 6.1 or 6.1.0-50-arm64.",
+    ),
+    click.option(
+        "--modules",
+        metavar="FOLDER",
+        help="With an image: where its modules are, such as /lib/modules/RELEASE.",
+    ),
+    click.option(
+        "--mirror", metavar="URL", help="Where packages are; as for apt if left out."
+    ),
+    click.option(
+        "--module-arg",
+        "arguments",
+        multiple=True,
+        metavar="MODULE.NAME=VALUE",
+        help="An argument of a module, such as kvm.tdp_mmu=0.",
+    ),
+    click.option("--append", default="", metavar="WORDS", help="For the kernel."),
+    click.option("--cpu", default="", metavar="MODEL", help="QEMU's CPU model."),
+    click.option(
+        "--ram",
+        "mib",
+        type=click.IntRange(128, 1 << 16),
+        default=512,
+        show_default=True,
+        metavar="MIB",
+        help="The machine's memory.",
+    ),
+    click.option(
+        "--limit",
+        type=click.FloatRange(1),
+        default=60,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long a step may take; a boot may take three times as long.",
+    ),
+)
+
+
+def boot_options(function: F) -> F:
+    """Add what says which kernel is booted, and how."""
+    return with_options(function, *_BOOT)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be booted."""
+
+    plugins: Any
+    arch: "Loaded"
+    config: "Config"
+
+
+def boot_plan(given: dict[str, Any]) -> Plan:
+    """Return what :func:`boot_options` say; fetches a kernel that is not there.
+
+    :param given: the options by name; they are taken out.
+    """
+    from kvmarch.lab.kernels import resolve
+    from kvmarch.lab.session import Config, machine_of
+
+    plugins = load_plugins()
+    arch = plugins.get(given.pop("arch"))
+    machine = machine_of(arch)
+    arguments: dict[str, str] = {}
+    for text in given.pop("arguments"):
+        name, dot, rest = text.partition(".")
+        if not dot or "=" not in rest:
+            raise KvmarchError(f"--module-arg {text!r} is none such as kvm.tdp_mmu=0")
+        arguments[name.replace("_", "-")] = " ".join(
+            filter(None, [arguments.get(name.replace("_", "-")), rest])
+        )
+    cpu = given.pop("cpu")
+    kernel = resolve(
+        machine, given.pop("kernel"), given.pop("modules"), given.pop("mirror"), _tell
+    )
+    return Plan(
+        plugins,
+        arch,
+        Config(
+            kernel,
+            arguments=arguments,
+            append=given.pop("append"),
+            mib=given.pop("mib"),
+            limit=given.pop("limit"),
+            cpu=cpu,
+        ),
+    )
+
+
+def _tell(text: str) -> None:
+    click.echo(f"kvmarch: {text}", err=True)
+
+
+@contextlib.contextmanager
+def showing_console() -> Iterator[None]:
+    """Print the end of the console before an error that has one; heed signals."""
+    from kvmarch.lab.qemu import ending_on_signals
+
+    with ending_on_signals():
+        try:
+            yield
+        except LabError as error:
+            if error.console:
+                click.echo(f"{error.console}\n", err=True)
+            raise
+
+
+@lab.command()
+@click.argument("scenario")
+@boot_options
+@click.option(
+    "--output",
+    "-o",
+    metavar="FILE",
+    help="The recording; by default SCENARIO-ARCH-KERNEL.json here.",
+)
+def run(scenario: str, output: str | None, **given: Any) -> None:
+    """Run a scenario on a real kernel, and record what is seen after each step."""
+    from kvmarch.lab.record import record
+
+    with showing_console():
+        plan = boot_plan(given)
+        chosen = scenario_of(scenario, plan.plugins)
+        path = record(plan.arch, plan.config, chosen, Path(output) if output else None)
+    click.echo(f"{path}: recorded; compare it with 'kvmarch conform {path}'")
+
+
+@lab.command()
+@click.argument("release")
+@click.option("--arch", "-a", required=True, metavar="NAME", help="Architecture.")
+@click.option("--mirror", metavar="URL", help="As for apt if left out.")
+def fetch(release: str, arch: str, mirror: str | None) -> None:
+    """Download a kernel of Debian's into the cache, without the system's apt."""
+    from kvmarch.lab.fetch import fetch as work
+    from kvmarch.lab.session import machine_of
+
+    with showing_console():
+        machine = machine_of(load_plugins().get(arch))
+        kernel = work(machine, release, mirror, _tell)
+    click.echo(f"{kernel.name}: {kernel.image.parent}")

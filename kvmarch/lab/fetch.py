@@ -1,0 +1,186 @@
+"""Kernels from Debian's archive, through an apt configuration of its own.
+
+Nothing of the system's apt is changed: lists, cache and status are in the cache folder.
+Mirrors are those that the system's apt has, or one that the user gives.
+"""
+
+__all__ = ["fetch"]
+
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from kvmarch.arch import LabMachine
+from kvmarch.errors import LabError
+from kvmarch.lab.kernels import KernelFiles, cache_folder, means, numbers_of, unpack
+
+SUITES = ("bookworm", "trixie", "bullseye", "forky", "sid")
+"""Where kernels are looked for, in this order; those with ``-security``, too."""
+SECURED = ("bullseye", "bookworm", "trixie")
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+FRESH = 24 * 3600
+"""Seconds for which package lists are not asked for again."""
+_IMAGE = re.compile(r"linux-image-(\d[\d.]*(?:-\d+|\+deb\d+)?(-[\w-]+))$")
+_PARTS = ("linux-binary-", "linux-modules-", "linux-image-")
+Tell = Callable[[str], None]
+
+
+class _Apt:
+    """One suite of one architecture, as a private apt sees it."""
+
+    def __init__(self, suite: str, machine: LabMachine, mirrors: Sequence[str]) -> None:
+        self.suite = suite
+        self._folder = cache_folder() / "apt" / f"{suite}-{machine.debian}"
+        self._debian = machine.debian
+        for name in ("state/lists/partial", "cache/archives/partial", "etc"):
+            (self._folder / name).mkdir(parents=True, exist_ok=True)
+        (self._folder / "status").touch()
+        stanzas = []
+        for mirror in mirrors:
+            secure = mirror.rstrip("/").endswith("-security")
+            if secure and suite not in SECURED:
+                continue
+            stanzas.append(
+                f"Types: deb\nURIs: {mirror}\n"
+                f"Suites: {suite}{'-security' if secure else ''}\nComponents: main\n"
+                f"Architectures: {machine.debian}\nSigned-By: {KEYRING}\n"
+            )
+        (self._folder / "etc" / "debian.sources").write_text("\n".join(stanzas))
+
+    def run(self, program: str, *words: str, cwd: Path | None = None) -> str:
+        """Return what an apt program prints.
+
+        :raises LabError: it fails, with its last line.
+        """
+        folder, options = self._folder, []
+        for name, value in {
+            "Dir::Etc::sourcelist": "/dev/null",
+            "Dir::Etc::sourceparts": folder / "etc",
+            "Dir::State": folder / "state",
+            "Dir::State::status": folder / "status",
+            "Dir::Cache": folder / "cache",
+            "APT::Architecture": self._debian,
+            "APT::Architectures": self._debian,
+            "APT::Sandbox::User": "",
+            "Acquire::Languages": "none",
+        }.items():
+            options += ["-o", f"{name}={value}"]
+        return _run([program, *options, *words], cwd)
+
+    def update(self, tell: Tell) -> None:
+        """Get the package lists, if they are not fresh."""
+        stamp = self._folder / "updated"
+        if stamp.exists() and time.time() - stamp.stat().st_mtime < FRESH:
+            return
+        tell(f"asking for the packages of Debian {self.suite}, {self._debian}")
+        self.run("apt-get", "-q", "update", "-o", "APT::Update::Error-Mode=any")
+        stamp.touch()
+
+    def images(self) -> list[str]:
+        """Return the names of all kernel images."""
+        text = self.run("apt-cache", "search", "--names-only", "^linux-image-[0-9]")
+        return [line.split()[0] for line in text.splitlines() if line.strip()]
+
+    def packages(self, image: str) -> list[str]:
+        """Return the packages that an image consists of."""
+        text = self.run("apt-cache", "depends", "--important", image)
+        needed = re.findall(r"^\s*Depends: (\S+)", text, re.MULTILINE)
+        return [image, *(name for name in needed if name.startswith(_PARTS[:2]))]
+
+    def download(self, packages: Sequence[str], folder: Path) -> list[Path]:
+        """Download packages into a folder."""
+        self.run("apt-get", "-q", "download", *packages, cwd=folder)
+        return sorted(folder.glob("*.deb"))
+
+
+def fetch(
+    machine: LabMachine, wanted: str, mirror: str | None, tell: Tell
+) -> KernelFiles:
+    """Download the newest kernel that a name means, and unpack it.
+
+    :param wanted: a whole release, or its first numbers.
+    :param mirror: the address of a mirror; the system's if it is None.
+    :raises LabError: there is none, or it cannot be had.
+    """
+    if not KEYRING.exists():
+        raise LabError(f"no {KEYRING}; apt install debian-archive-keyring")
+    mirrors = [mirror] if mirror else system_mirrors()
+    seen: list[str] = []
+    for suite in SUITES:
+        apt = _Apt(suite, machine, mirrors)
+        apt.update(tell)
+        releases = {
+            found[1]: name
+            for name in apt.images()
+            if (found := _IMAGE.match(name))
+            and (found[2] == machine.flavour or found[1] == wanted)
+        }
+        seen.extend(releases)
+        fitting = [name for name in releases if means(wanted, name, machine)]
+        if not fitting:
+            continue
+        release = max(fitting, key=numbers_of)
+        with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=".deb-") as folder:
+            packages = apt.packages(releases[release])
+            tell(f"downloading {' '.join(packages)}")
+            files = apt.download(packages, Path(folder))
+            return unpack(files, machine, release)
+    known = sorted({".".join(map(str, numbers_of(name)[:2])) for name in seen})
+    raise LabError(
+        f"Debian has no kernel {wanted!r} for {machine.debian}; "
+        f"there is {', '.join(known) or 'none'}"
+    )
+
+
+def system_mirrors() -> list[str]:
+    """Return the mirrors of Debian that the system's apt has.
+
+    :raises LabError: it has none, or there is no apt.
+    """
+    text = _run(
+        [
+            "apt-get",
+            "indextargets",
+            "--format",
+            "$(SITE) $(RELEASE)",
+            "Created-By: Packages",
+        ],
+        None,
+    )
+    sites = [line.split()[0] for line in text.splitlines() if line.split()]
+    known = [
+        site
+        for site in dict.fromkeys(sites)
+        if re.search(r"/debian(-security)?/?$", site)
+    ]
+    if not known:
+        raise LabError("apt has no mirror of Debian here; give one with --mirror")
+    return known
+
+
+def _run(command: Sequence[str], cwd: Path | None) -> str:
+    """Return what a program prints.
+
+    :raises LabError: it is not there or fails, with its last line.
+    """
+    try:
+        done = subprocess.run(  # noqa: S603 - our own command
+            command,
+            cwd=cwd,
+            env={**os.environ, "LC_ALL": "C"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise LabError(
+            f"no {command[0]} here, so no kernels to fetch; give an image"
+        ) from None
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        raise LabError(f"{command[0]}: {lines[-1]}", done.stderr)
+    return done.stdout

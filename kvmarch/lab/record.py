@@ -1,0 +1,278 @@
+"""Recordings: what a scenario did on a real kernel, in the form that conform reads."""
+
+__all__ = ["Recorder", "program_of", "record", "save"]
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from kvmarch.errors import LabError
+from kvmarch.lab.session import Config, Session, booted, machine_of
+from kvmarch.lab.sides import Look, Memory, Setup
+from kvmarch.lab.steps import check_verbs, content_of
+from kvmarch.plugins import Loaded
+from kvmarch.scenarios import records
+from kvmarch.scenarios.records import Scenario, StepLine
+
+CODE_GPA = 0xE000_0000
+"""Where the page of code is mapped if a scenario has none."""
+CODE_SLOT = 30
+LOOKED_AT = 4
+"""Pages and entries that a look of the scenario's own keeps."""
+LAST = ("exit_mm", "vm_destroy")
+"""Verbs after which there is nothing left to look at."""
+
+
+def program_of(scenario: Scenario, page_size: int) -> Scenario:
+    """Return what the lab does for a scenario, and what the model has to play.
+
+    One task, and somewhere a page of code. If the scenario does not look for itself,
+    every step is a stage, with a survey of everything after it.
+
+    :raises LabError: several tasks race, or a step is none for a real kernel.
+    """
+    if len(scenario.tasks) != 1:
+        raise LabError(
+            f"{scenario.name} has {len(scenario.tasks)} tasks; the lab does one after "
+            "the other what one task says"
+        )
+    task = scenario.tasks[0]
+    check_verbs((*scenario.setup, *task.steps))
+    if scenario.code < 0:
+        scenario = _with_code(scenario, page_size)
+    if not any(line.verb == "look" for line in task.steps):
+        steps = tuple(_surveyed(task.steps, page_size))
+        scenario = replace(scenario, tasks=(replace(task, steps=steps),))
+    return replace(scenario, columns=(), expects=(), watch=(), verdicts=(), bug=None)
+
+
+def _with_code(scenario: Scenario, page_size: int) -> Scenario:
+    gfn = CODE_GPA // page_size
+    lines = (*scenario.setup, *scenario.tasks[0].steps)
+    used = {line.args["id"] for line in lines if "id" in line.args}
+    number = next(n for n in range(CODE_SLOT, -1, -1) if str(n) not in used)
+    if any(row.name == "code" for row in scenario.memory):
+        raise LabError(f"{scenario.name}: its memory 'code' needs vm.code, too")
+    slot = _line("slot", id=number, memory="code", gfn=f"{gfn:#x}")
+    return replace(
+        scenario,
+        code=gfn,
+        memory=(*scenario.memory, records.Memory("code", 1)),
+        setup=(slot, *scenario.setup),
+    )
+
+
+def _line(verb: str, **args: object) -> StepLine:
+    given = {key: str(value) for key, value in args.items()}
+    text = " ".join([verb, *(f"{key}={value}" for key, value in given.items())])
+    return StepLine(verb, given, text)
+
+
+def _surveyed(lines: Iterable[StepLine], page_size: int) -> Iterator[StepLine]:
+    """Yield each step between a mark and a survey, without marks of its own."""
+    number = 0
+    accessed: set[int] = set()
+    for line in lines:
+        if line.verb == "mark":
+            continue
+        number += 1
+        yield _line("mark", name=number)
+        yield line
+        if line.verb in {"read", "write", "exec"}:
+            accessed.add(
+                int(line.args["gfn"], 0)
+                if "gfn" in line.args
+                else int(line.args["gpa"], 0) // page_size
+            )
+        if line.verb not in LAST:
+            also = ",".join(f"{gfn:x}" for gfn in sorted(accessed))
+            yield _line("survey", name=number, **({"also": also} if also else {}))
+
+
+class Recorder:
+    """Runs one scenario in a session, and keeps what was seen, step by step."""
+
+    def __init__(self, session: Session, scenario: Scenario) -> None:
+        self.session = session
+        self.program = program_of(scenario, session.page_size)
+        self.name = scenario.name
+        self.stages: dict[str, dict[str, Any]] = {}
+
+    def run(self) -> None:
+        """Do every step; what was seen before an error is in the document."""
+        program, session = self.program, self.session
+        session.begin(setup_of(program, session.page_size))
+        for line in program.setup:
+            session.do(line.text)
+        here: dict[str, Any] = {"console": [], "events": []}
+        look = Look()
+        for line in program.tasks[0].steps:
+            if line.verb == "mark":
+                here = self._stage(line.args["name"])
+            elif line.verb == "survey":
+                self._survey(self._stage(line.args["name"]), look)
+            elif line.verb == "look":
+                self._look(self._stage(line.args["name"]), line, look)
+            else:
+                look = session.do(line.text)
+                self._take(here, line, look)
+        session.end()
+
+    def document(self) -> dict[str, Any]:
+        """Return the recording as far as it has come."""
+        session = self.session
+        return {
+            "arch": session.arch,
+            "machine": session.machine,
+            "kernel": session.kernel,
+            "page_size": session.page_size,
+            "module_params": session.parameters,
+            "scenario": self.name,
+            "recorded_with": session.how,
+            "root_found": session.method,
+            "traces": session.traces,
+            "program": raw_of(self.program),
+            "stages": list(self.stages.values()),
+        }
+
+    def _stage(self, name: str) -> dict[str, Any]:
+        return self.stages.setdefault(
+            name, {"name": name, "step": "", "console": [], "events": []}
+        )
+
+    def _take(self, stage: dict[str, Any], line: StepLine, look: Look) -> None:
+        """Keep what a step showed of itself."""
+        steps = [stage["step"]] if stage.get("step") else []
+        stage["step"] = "; ".join([*steps, line.text])
+        stage["console"].extend(look.answers)
+        for event in look.events:
+            if event.event:
+                row = {"task": event.task, "event": event.event, "text": event.text}
+                stage["events"].append(row)
+            else:
+                stage["events_omitted"] = stage.get("events_omitted", 0) + event.more
+        if look.kernel_log:
+            stage.setdefault("kernel_log", []).extend(look.kernel_log)
+
+    def _survey(self, stage: dict[str, Any], look: Look) -> None:
+        stage["frames"] = {name: _runs(pfns) for name, pfns in look.frames.items()}
+        root = self.session.seen.root
+        stage["root"] = None if root is None else f"{root:#x}"
+        untouched = root is None and not self.session.touched
+        stage["leaves"] = (
+            [
+                f"gfn={leaf.gfn:x} level={leaf.level} entry={leaf.entry:x} "
+                f"pages={leaf.pages:x} {leaf.kind}"
+                for leaf in look.leaves
+            ]
+            if root is not None or untouched
+            else None
+        )
+        if look.counters:
+            stage["counters"] = dict(look.counters)
+
+    def _look(self, stage: dict[str, Any], line: StepLine, look: Look) -> None:
+        """Keep the first pages of a memory, and the entries from a gfn on."""
+        gpa = int(line.args["gpa"], 0) if "gpa" in line.args else 0
+        gfn = gpa // self.session.page_size
+        if "gfn" in line.args:
+            gfn = int(line.args["gfn"], 0)
+        pages = look.frames.get(line.args["memory"], ())[:LOOKED_AT]
+        stage["host_pfns"] = {
+            f"{gfn + i:#x}": f"{pfn:#x}" for i, pfn in enumerate(pages)
+        }
+        found = self.session.table_of(gfn, LOOKED_AT)
+        stage["leaf_tables"] = []
+        if found is not None:
+            table, entries = found
+            shown = [f"{entry:#x}" for entry in entries]
+            row = {"pa": f"{table:#x}", "entries_from_first_gfn": shown}
+            stage["leaf_tables"].append(row)
+
+
+def setup_of(program: Scenario, page_size: int) -> Setup:
+    """Return the VM of a program, before its first step."""
+    rows = tuple(
+        Memory(
+            row.name,
+            row.size(page_size) // page_size,
+            row.huge,
+            row.mergeable,
+            tuple(content_of(value) for value in row.contents) if row.touched else None,
+        )
+        for row in program.memory
+    )
+    if any(row.hugetlb for row in program.memory):
+        raise LabError(f"{program.name}: the lab has no pages of hugetlbfs")
+    return Setup(rows, program.vcpus, program.code)
+
+
+def raw_of(program: Scenario) -> dict[str, Any]:
+    """Return a program as a scenario file would say it."""
+    usual = asdict(records.Memory(""))
+    return {
+        "title": program.title,
+        "source": program.source,
+        "vm": {
+            "vcpus": program.vcpus,
+            "code": program.code,
+            "memory": [
+                {k: v for k, v in asdict(row).items() if v != usual[k]}
+                for row in program.memory
+            ],
+        },
+        "setup": [line.text for line in program.setup],
+        "task": [
+            {"name": task.name, "steps": [line.text for line in task.steps]}
+            for task in program.tasks
+        ],
+    }
+
+
+def _runs(pfns: tuple[int, ...]) -> str:
+    """Return pages as runs of neighbours ``pfn*count``, as the reader takes them."""
+    runs: list[list[int]] = []
+    for pfn in pfns:
+        if runs and pfn == (runs[-1][0] + runs[-1][1] if runs[-1][0] else 0):
+            runs[-1][1] += 1
+        else:
+            runs.append([pfn, 1])
+    return " ".join(f"{pfn:x}*{count:x}" for pfn, count in runs)
+
+
+def save(document: dict[str, Any], path: Path) -> None:
+    """Write a recording, whole or not at all.
+
+    :raises LabError: it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise LabError(f"{path}: {error.strerror}") from None
+
+
+def record(arch: Loaded, config: Config, scenario: Scenario, path: Path | None) -> Path:
+    """Boot a kernel, run a scenario, and write the recording.
+
+    What was recorded before an error or an interruption is written, too.
+
+    :param path: where to; a name of scenario, architecture and kernel by default.
+    :raises LabError: with what went wrong.
+    """
+    machine = machine_of(arch)
+    check_verbs(line for task in scenario.tasks for line in task.steps)
+    with booted(arch, config) as session:
+        if path is None:
+            path = Path(f"{scenario.name}-{machine.debian}-{session.kernel}.json")
+        recorder = Recorder(session, scenario)
+        try:
+            recorder.run()
+        finally:
+            save(recorder.document(), path)
+    return path
