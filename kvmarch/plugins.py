@@ -23,7 +23,7 @@ from kvmarch.changes import (
     assemble,
     show_release,
 )
-from kvmarch.errors import KernelError, PluginError, UnknownNameError
+from kvmarch.errors import KernelError, PluginError, TierError, UnknownNameError
 from kvmarch.kernel import gpc
 from kvmarch.kernel.table import CHANGES, CHOICES, FIXED
 
@@ -376,6 +376,39 @@ _DEFAULTS: dict[str, Any] = {
 """What an architecture gets for what it leaves out."""
 
 
+def _beyond(arch: Loaded) -> dict[str, Any]:
+    """Return what stands for the operations that an architecture does not reach.
+
+    Each raises :class:`~kvmarch.errors.TierError`, except that a memslot can be
+    created below tier 4 too: there is nothing yet that a kernel would have to do.
+    """
+    chosen = {choice.name for choice in arch.choices}
+    return {
+        name: _not_reached(arch, name, tier)
+        for tier, names in hookspecs.TIERS.items()
+        for name in names
+        if name not in arch.operations and name not in chosen
+    }
+
+
+def _not_reached(arch: Loaded, name: str, tier: int) -> Any:
+    creates = {"prepare_memory_region": 0, "commit_memory_region": None}
+
+    def refuse(*args: Any) -> Any:
+        if name in creates and args[-1] == "create":
+            return creates[name]
+        raise TierError(
+            f"{arch.name} stops at tier {arch.tier}; {PREFIX}{name} is of tier {tier}"
+        )
+
+    async def refuse_path(*args: Any) -> Any:
+        return refuse(*args)
+
+    body = refuse_path if name in hookspecs.PATHS else refuse
+    body.__name__ = name
+    return body
+
+
 def all_changes(plugins: Plugins) -> tuple[Change, ...]:
     """Return the generic changes and those of every architecture."""
     extra = (change for arch in plugins.loaded.values() for change in arch.changes)
@@ -403,6 +436,7 @@ def link(
     own = {choice.name: choice for choice in arch.choices}
     fixed = {
         **_DEFAULTS,
+        **_beyond(arch),
         **FIXED,
         **arch.operations,
         "arch_info": arch.info,

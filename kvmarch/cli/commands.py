@@ -8,6 +8,7 @@ import click
 
 from kvmarch.cli.lazy import LazyGroup
 from kvmarch.cli.shared import (
+    REFUSED,
     arch_option,
     change_options,
     choose_options,
@@ -58,8 +59,11 @@ def load_plugins(choose: Any = None) -> Any:
         named = choose.plus or choose.minus or choose.options
         only = () if named else choose.arch
     plugins = load(trace=bool(click.get_current_context().obj), only=only)
+    meant = choose.arch if choose is not None else ()
     for refused in plugins.refused:
         click.echo(f"kvmarch: {refused.why}", err=True)
+        if not meant or refused.name in meant:
+            click.get_current_context().meta[REFUSED] = True
     return plugins
 
 
@@ -110,11 +114,11 @@ def compare(
     from kvmarch.scenarios import compare as work
     from kvmarch.scenarios.lists import comparable
 
-    plugins = load_plugins()
+    choose = choose_of(arch, kernel, plus, minus, settings)
+    plugins = load_plugins(choose)
     if scenario is None:
         print_table(comparable(plugins), style, output)
         return
-    choose = choose_of(arch, kernel, plus, minus, settings)
     print_table(
         work.compare(scenario_of(scenario, plugins), plugins, choose), style, output
     )
@@ -143,8 +147,8 @@ def run(
     """Run a scenario on one architecture and release, and show what happens."""
     from kvmarch.scenarios.show import run_table
 
-    plugins = load_plugins()
     choose = choose_of(arch, kernel, plus, minus, settings)
+    plugins = load_plugins(choose)
     table = run_table(
         scenario_of(scenario, plugins), plugins, choose, each_step=steps, bound=bound
     )
@@ -173,7 +177,7 @@ def formats(
     from kvmarch.scenarios.formats import decode_table, formats_table
 
     choose = choose_of((arch,), (kernel,) if kernel else (), plus, minus, settings)
-    plugins = load_plugins()
+    plugins = load_plugins(choose)
     table = (
         formats_table(plugins, choose, level)
         if value is None

@@ -1,6 +1,7 @@
 """What the commands share: options, output, errors."""
 
 __all__ = [
+    "REFUSED",
     "F",
     "Group",
     "arch_option",
@@ -29,6 +30,9 @@ import click
 from kvmarch.errors import KvmarchError
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+REFUSED = "kvmarch.refused"
+"""Where a command notes that a plugin it meant was refused: its status is then 2."""
 
 
 class Group(click.Group):
@@ -186,8 +190,10 @@ def emit(text: str, output: str | None, status: int = 0) -> None:
         click.echo(text, nl=False)
     else:
         write_whole(Path(output), text)
+    context = click.get_current_context()
+    status = 2 if context.meta.get(REFUSED) else status
     if status:
-        click.get_current_context().exit(status)
+        context.exit(status)
 
 
 def write_whole(path: Path, text: str) -> None:

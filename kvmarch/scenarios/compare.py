@@ -6,8 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from kvmarch.blame import blaming
 from kvmarch.changes import COMPARED, Release, find_release, show_release
-from kvmarch.errors import KernelError, KvmarchError, PluginError, ScenarioError
+from kvmarch.errors import (
+    KernelError,
+    KvmarchError,
+    PluginError,
+    ScenarioError,
+    TierError,
+)
 from kvmarch.plugins import Loaded, Plugins, link
 from kvmarch.report.table import Column as TableColumn
 from kvmarch.report.table import Table
@@ -105,6 +112,7 @@ def cell(
     """Play a scenario in one cell; return the run and the settled options.
 
     :raises KernelError: the release does not have the architecture.
+    :raises TierError: the scenario needs more than the architecture reaches.
     """
     k = link(arch, release, **choose.changes_for(arch, plugins))
     options = arch.info.settle(release, choose.options_for(arch, plugins))
@@ -181,12 +189,39 @@ def _row(
             **dict.fromkeys(names),
             "note": f"not before {show_release(arch.info.first)}",
         }
+
+    def see(arch: Loaded) -> tuple[str, dict[str, Any]]:
+        return _seen(scenario, arch, release, choose, plugins)
+
     try:
-        played, options = cell(scenario, arch, release, choose, plugins)
-    except KernelError as error:
+        with blaming(arch, see):
+            end, values = see(arch)
+    except (KernelError, PluginError) as error:
+        if isinstance(error, PluginError) and not isinstance(error, TierError):
+            table.status = 2
         return {**shown, "mmu": None, **dict.fromkeys(names), "note": str(error)}
+    row = {**shown, **values, "note": ""}
+    if end == "cut":
+        table.status = table.status if table.status == 2 else 3
+        row["note"] = "cut by the bound on steps"
+    for expect in scenario.expects:
+        if meant(expect, row, release, choose, arch):
+            for name, value in expect.values.items():
+                if row[name] != value:
+                    table.status = table.status if table.status == 2 else 1
+                    why = f" ({expect.because})" if expect.because else ""
+                    what = f"{name} is {row[name]!r}, expected {value!r}{why}"
+                    table.failed.append((arch.name, show_release(release), what))
+    return row
+
+
+def _seen(
+    scenario: Scenario, arch: Loaded, release: Release, choose: Choose, plugins: Plugins
+) -> tuple[str, dict[str, Any]]:
+    """Return how a run ends, and what each column shows."""
+    played, options = cell(scenario, arch, release, choose, plugins)
     seen = Seen(played, options)
-    row: dict[str, Any] = {**shown, "mmu": options.get("mmu", "-")}
+    row: dict[str, Any] = {"mmu": options.get("mmu", "-")}
     for column in scenario.columns:
         row[column.name] = value_of(column, seen)
     for column in scenario.columns:
@@ -201,19 +236,7 @@ def _row(
             counted = next(c for c in scenario.columns if c.name == column.args["of"])
             there = value_of(counted, Seen(baseline, settled))
             row[column.name] = there - row[counted.name]
-    row["note"] = ""
-    if played.outcome.end == "cut":
-        table.status = max(table.status, 3)
-        row["note"] = "cut by the bound on steps"
-    for expect in scenario.expects:
-        if meant(expect, row, release, choose, arch):
-            for name, value in expect.values.items():
-                if row[name] != value:
-                    table.status = 1
-                    why = f" ({expect.because})" if expect.because else ""
-                    what = f"{name} is {row[name]!r}, expected {value!r}{why}"
-                    table.failed.append((arch.name, show_release(release), what))
-    return row
+    return played.outcome.end, row
 
 
 def meant(

@@ -2,10 +2,11 @@
 
 __all__ = ["decode_table", "formats_table"]
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from kvmarch.arch import EntryKind
+from kvmarch.blame import blaming
 from kvmarch.changes import RELEASES, Kernel, show_release
 from kvmarch.errors import EntryError, KernelError
 from kvmarch.plugins import Plugins, link
@@ -25,11 +26,26 @@ def _about(k: Kernel, options: dict[str, Any]) -> str:
     return f"{k.arch} {show_release(k.release)} {settled}"
 
 
+def _blaming(
+    plugins: Plugins, choose: Choose, make: Callable[[Plugins], Table]
+) -> Table:
+    """Make a table of one architecture; an error of its code is one line."""
+    (arch,) = choose.architectures(plugins)
+    with blaming(arch, lambda again: make(Plugins([again], []))):
+        return make(plugins)
+
+
 def formats_table(plugins: Plugins, choose: Choose, level: int | None) -> Table:
     """Return the fields of every kind of entry, highest bit first.
 
     Levels whose kind of entry has the same fields share their rows.
+
+    :raises PluginError: the architecture's code fails.
     """
+    return _blaming(plugins, choose, lambda there: _formats(there, choose, level))
+
+
+def _formats(plugins: Plugins, choose: Choose, level: int | None) -> Table:
     k, options = _kernel(plugins, choose)
     table = Table(
         _about(k, options),
@@ -83,16 +99,23 @@ def decode_table(
     """Return the fields of a value, at every level at which it is an entry.
 
     :raises EntryError: the text is no number, or has more bits than any entry.
+    :raises PluginError: the architecture's code fails.
     """
     try:
         value = int(text, 0)
     except ValueError:
         raise EntryError(f"{text!r} is no number; wanted one such as 0x1234") from None
+    return _blaming(plugins, choose, lambda there: _decode(there, choose, value, level))
+
+
+def _decode(plugins: Plugins, choose: Choose, value: int, level: int | None) -> Table:
     k, options = _kernel(plugins, choose)
     kinds = list(k.formats.fn(k, options))
     width = max(kind.format.width for kind in kinds)
     if not 0 <= value < 1 << width:
-        raise EntryError(f"{text} has {value.bit_length()} bits; an entry has {width}")
+        raise EntryError(
+            f"{value:#x} has {value.bit_length()} bits; an entry has {width}"
+        )
     table = Table(
         f"{value:#018x}: {_about(k, options)}",
         (

@@ -1,6 +1,6 @@
 """What an exploration says of one cell, as plain values that can be sent and stored."""
 
-__all__ = ["COLUMNS", "Outcome", "outcome_of"]
+__all__ = ["COLUMNS", "Outcome", "nothing_of", "outcome_of"]
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kvmarch.changes import show_release
 from kvmarch.explore.verdict import Verdict
 from kvmarch.report.table import Column, Table
-from kvmarch.scenarios.cells import Explored
+from kvmarch.scenarios.cells import Cell, Explored
 
 if TYPE_CHECKING:
     from kvmarch.explore.audit import Comparison
@@ -51,12 +51,15 @@ class Outcome:
     def add_to(self, table: Table) -> None:
         """Put the cell's rows into a table of many cells.
 
-        An expectation that failed outweighs a search that was cut.
+        An architecture whose code failed outweighs an expectation that did, and that
+        a search that was cut.
         """
         table.rows.extend(self.rows)
         table.failed.extend(self.failed)
         table.notes.extend(self.notes)
-        if self.status == 1 or not table.status:
+        if self.status == 2 or table.status == 2:
+            table.status = 2
+        elif self.status == 1 or not table.status:
             table.status = self.status
 
 
@@ -98,6 +101,20 @@ def outcome_of(explored: Explored) -> Outcome:
         outcome.notes.append(f"{cell.where}: cut at {explored.search.cut}")
         outcome.status = outcome.status or 3
     return outcome
+
+
+def nothing_of(cell: Cell, verdict: str, why: str) -> Outcome:
+    """Return the one row of a cell that could not be explored."""
+    row: dict[str, Any] = {
+        **dict.fromkeys((column.name for column in COLUMNS), ""),
+        "scenario": cell.scenario.name,
+        "arch": cell.arch.name,
+        "kernel": show_release(cell.release),
+        "changes": cell.changes,
+        "property": "all",
+        "verdict": verdict,
+    }
+    return Outcome([row], notes=[f"{cell.where}: {why}"])
 
 
 def _audit(outcome: Outcome, where: str, audit: "Comparison") -> None:

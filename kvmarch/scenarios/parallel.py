@@ -12,15 +12,16 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from kvmarch.blame import blaming
 from kvmarch.changes import Release
-from kvmarch.errors import ExploreError, KvmarchError
-from kvmarch.plugins import Plugins, load
-from kvmarch.scenarios.cells import Cell, How, cells_of, explore_cell
+from kvmarch.errors import ExploreError, KvmarchError, PluginError, TierError
+from kvmarch.plugins import Loaded, Plugins, load
+from kvmarch.scenarios.cells import Cell, Explored, How, cells_of, explore_cell
 from kvmarch.scenarios.compare import Choose
-from kvmarch.scenarios.outcome import Outcome, outcome_of
+from kvmarch.scenarios.outcome import Outcome, nothing_of, outcome_of
 from kvmarch.scenarios.records import Scenario
 from kvmarch.scenarios.records import Verdict as Expected
 
@@ -73,23 +74,41 @@ def do_work(work: Work, plugins: Plugins | None = None) -> Outcome:
     """Explore one cell, in whatever process this is.
 
     :param plugins: those that are loaded; by default the process loads them once.
+    :raises PluginError: the architecture's code fails.
     """
     plugins = plugins or _loaded()
     if work.how is not None and work.how.bounds.memory:
         # The last search is a web of cycles, and not to be charged to this one.
         gc.collect()
-    with _one_search:
-        return outcome_of(
-            explore_cell(work.cell(plugins), plugins, work.how, work.expected)
-        )
+    cell = work.cell(plugins)
+
+    def search(arch: Loaded) -> Explored:
+        here = replace(cell, arch=arch)
+        return explore_cell(here, plugins, work.how, work.expected)
+
+    try:
+        with _one_search, blaming(cell.arch, search):
+            return outcome_of(search(cell.arch))
+    except TierError as error:
+        return nothing_of(cell, "not reached", str(error))
 
 
 def try_work(work: Work) -> Outcome:
     """Explore one cell; a user's error is told in the outcome."""
     try:
-        return do_work(work)
+        return _row_of(work, _loaded())
     except KvmarchError as error:
         return Outcome(error=str(error))
+
+
+def _row_of(work: Work, plugins: Plugins) -> Outcome:
+    """Explore one cell; what a plugin does wrong is a row, for the others go on."""
+    try:
+        return do_work(work, plugins)
+    except PluginError as error:
+        outcome = nothing_of(work.cell(plugins), "error", str(error))
+        outcome.status = 2
+        return outcome
 
 
 def results_of(
@@ -102,7 +121,7 @@ def results_of(
     """
     if jobs == 1:
         for number, work in enumerate(works):
-            yield number, do_work(work, plugins)
+            yield number, _row_of(work, plugins)
         return
     for number, outcome in in_processes(try_work, works, jobs):
         if outcome.error:

@@ -4,13 +4,14 @@ __all__ = ["run_table"]
 
 from typing import Any
 
+from kvmarch.blame import blaming
 from kvmarch.changes import RELEASES, show_release
 from kvmarch.machine.world import Event
-from kvmarch.plugins import Plugins, link
+from kvmarch.plugins import Loaded, Plugins, link
 from kvmarch.report.table import Column, Table
 from kvmarch.scenarios.columns import Seen
 from kvmarch.scenarios.compare import Choose
-from kvmarch.scenarios.play import play
+from kvmarch.scenarios.play import Played, play
 from kvmarch.scenarios.properties import ALWAYS_ON
 from kvmarch.scenarios.records import Scenario
 
@@ -31,9 +32,15 @@ def run_table(
     """
     arch = choose.architectures(plugins)[0]
     release = choose.releases((RELEASES[-1],))[0]
-    k = link(arch, release, **choose.changes_for(arch, plugins))
     options = arch.info.settle(release, choose.options_for(arch, plugins))
-    played = play(scenario, k, options, bound=bound, each_step=each_step)
+    changes = choose.changes_for(arch, plugins)
+
+    def run(arch: Loaded) -> Played:
+        k = link(arch, release, **changes)
+        return play(scenario, k, options, bound=bound, each_step=each_step)
+
+    with blaming(arch, run):
+        played = run(arch)
     seen = Seen(played, options)
     names = [task.name for task in scenario.tasks]
     settled = " ".join(f"{name}={value}" for name, value in options.items())

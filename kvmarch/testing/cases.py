@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from kvmarch import plugins
+from kvmarch.blame import checked
 from kvmarch.changes import Kernel, Release, find_release, show_release
 from kvmarch.errors import KernelError, UnknownNameError
 from kvmarch.plugins import Loaded
@@ -102,7 +103,7 @@ class Case(NamedTuple):
 
     def link(self) -> Kernel:
         """Return the kernel."""
-        return plugins.link(self.arch, self.release, self.plus, self.minus)
+        return plugins.link(checked(self.arch), self.release, self.plus, self.minus)
 
     def options(self) -> dict[str, Any]:
         """Return the machine's options, complete."""
