@@ -34,17 +34,25 @@ def bugs(
 
 
 @click.command()
+@click.argument("numbers", metavar="[NUMBER...]", type=int, nargs=-1)
 @click.option("--check", is_flag=True, help="Search every kernel; 1 if one differs.")
 @jobs_option
 @arch_option
 @output_options
 def posts(
-    check: bool, jobs: int, arch: tuple[str, ...], style: str, output: str | None
+    numbers: tuple[int, ...],
+    check: bool,
+    jobs: int,
+    arch: tuple[str, ...],
+    style: str,
+    output: str | None,
 ) -> None:
-    """Answer the five posts that kvmarch began with."""
+    """Answer the five posts that kvmarch began with, or some of them by number."""
     from kvmarch.scenarios.posts import posts_table
 
     choose = choose_of(arch, (), (), (), ())
     print_table(
-        posts_table(load_plugins(), choose, check=check, jobs=jobs), style, output
+        posts_table(load_plugins(), choose, numbers, check=check, jobs=jobs),
+        style,
+        output,
     )

@@ -2,6 +2,9 @@
 
 __all__ = ["POSTS", "posts_table"]
 
+from collections.abc import Sequence
+
+from kvmarch.errors import UnknownNameError
 from kvmarch.plugins import Plugins
 from kvmarch.report.table import Column, Table
 from kvmarch.scenarios.cells import How, cells_of
@@ -23,6 +26,7 @@ POSTS = {
 def posts_table(
     plugins: Plugins,
     choose: Choose,
+    only: Sequence[int] = (),
     *,
     check: bool = False,
     how: How | None = None,
@@ -30,9 +34,15 @@ def posts_table(
 ) -> Table:
     """Return what the scenarios of the posts say, one row per answer.
 
+    :param only: numbers of the posts that are wanted; all if there are none.
     :param check: explore every kernel, and say where it is not so.
     :param jobs: processes among which the kernels are shared.
+    :raises UnknownNameError: there is no such post.
     """
+    for number in only:
+        if f"post-{number}" not in POSTS:
+            known = [tag.removeprefix("post-") for tag in POSTS]
+            raise UnknownNameError("post", str(number), known)
     table = Table(
         "Five posts, answered by search",
         (
@@ -46,6 +56,8 @@ def posts_table(
     )
     scenarios: list[Scenario] = []
     for tag, question in POSTS.items():
+        if only and int(tag.removeprefix("post-")) not in only:
+            continue
         table.notes.append(f"{tag}: {question}")
         for name in library():
             scenario = load(find(name, plugins.scenario_folders()))
