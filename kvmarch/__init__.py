@@ -49,6 +49,7 @@ __all__ = [
     "WalkRule",
     "age_without_lock",
     "faultin_pfn",
+    "fixup_user_fault",
     "flush_by_request",
     "forgive_flush",
     "gfn_to_memslot",
@@ -100,7 +101,13 @@ from kvmarch.kernel.flush import (
     kvm_make_all_cpus_request,
     kvm_make_vcpus_request_mask,
 )
-from kvmarch.kernel.gup import FaultIn, faultin_pfn, host_mapping, release_pfn
+from kvmarch.kernel.gup import (
+    FaultIn,
+    faultin_pfn,
+    fixup_user_fault,
+    host_mapping,
+    release_pfn,
+)
 from kvmarch.kernel.memslots import (
     INVALID,
     LOG_DIRTY_PAGES,

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from kvmarch.kernel.vm import Vm
     from kvmarch.machine.steps import Path
 
-FaultResult: TypeAlias = Literal["guest", "mmio", "error"]
-"""How a page fault ends: enter the guest again, emulate, or fail the run."""
+FaultResult: TypeAlias = Literal["guest", "mmio", "exception", "error"]
+"""How a page fault ends: enter the guest again, emulate, give the guest an exception
+of its own, or fail the run."""
 
 
 class EntryKind(NamedTuple):

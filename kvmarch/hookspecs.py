@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 __all__ = ["API_VERSION", "OPTIONAL", "PATHS", "TIERS", "hookimpl", "hookspec"]
 
-API_VERSION = (1, 2)
+API_VERSION = (1, 3)
 """Major and minor number. A plugin needs the same major and no newer minor."""
 
 hookspec = pluggy.HookspecMarker("kvmarch")
@@ -94,7 +94,15 @@ def kvmarch_choices() -> Sequence[Choice]:
     """Return the operations and values that depend on changes.
 
     A choice that has an operation's name is that operation. Others are found by
-    the plugin's own code as attributes of ``vm.k``.
+    the plugin's own code as attributes of ``vm.k``. Some names are the core's: it has a
+    choice of that name, and the plugin's own one takes its place. Among them:
+
+    * ``mmu_notifier``, false if KVM does not register one;
+    * ``host_entry_changed``, if the guest walks the host's own tables: a plain function
+      of ``vm``, first virtual page number, pages, old and new
+      :class:`~kvmarch.HostPte`, called in the step that changes a host entry, for what
+      the instruction that changes it does to the guest;
+    * ``transparent_hugepage``, false if a process with a VM has no huge pages.
     """
 
 
@@ -282,7 +290,8 @@ def kvmarch_page_fault(
     :Kernel: kvm_mmu_page_fault(), kvm_handle_guest_abort(),
         kvmppc_book3s_radix_page_fault(), kvm_mips_map_page().
     :param why: what :func:`kvmarch_translate` returned.
-    :returns: ``guest`` (enter again), ``mmio`` (emulate) or ``error``.
+    :returns: ``guest`` (enter again), ``mmio`` (emulate), ``exception`` (the guest gets
+        one: there is no memory, and nothing to emulate) or ``error``.
     """
 
 

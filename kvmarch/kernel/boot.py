@@ -3,6 +3,7 @@
 __all__ = ["CHOICES", "Machine", "boot", "destroy_vm"]
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kvmarch.changes import Choice, Kernel
@@ -41,7 +42,7 @@ class Machine:
     def create_vm(
         self, options: Mapping[str, Any], *, vcpus: int = 1, dense: bool = False
     ) -> Vm:
-        """Create a VM with its vCPUs and register its notifier.
+        """Create a VM with its vCPUs and register its notifier, if it has one.
 
         :Kernel: kvm_create_vm().
         """
@@ -61,7 +62,11 @@ class Machine:
         self.world.add(name, vm)
         subscription = Subscription(name, vm)
         self.subscriptions[name] = subscription
-        run_path(self.world, mmu_notifier_register(self.mm, subscription), "create")
+        if self.k.mmu_notifier:
+            registers = mmu_notifier_register(self.mm, subscription)
+            run_path(self.world, registers, "create")
+        if self.k.host_entry_changed is not None:
+            self.mm.walkers.append(partial(self.k.host_entry_changed.fn, vm))
         return vm
 
 
@@ -84,12 +89,13 @@ def boot(
     world = World(traced=traced)
     host = HostMemory(world, reuse=reuse)
     page_size = options["page_size"]
+    pmd_order = k.arch_info.pmd_order.get(page_size, 0)
     mm = Mm(
         world,
         host,
         "mm",
         page_shift=page_size.bit_length() - 1,
-        pmd_order=k.arch_info.pmd_order.get(page_size, 0),
+        pmd_order=pmd_order if k.transparent_hugepage else 0,
     )
     mm.k = k
     world.add("host", host)
@@ -153,9 +159,24 @@ async def destroy_vm(vm: Vm, subscription: Subscription) -> None:
     :Kernel: kvm_destroy_vm(): notifier first, then the architecture.
     """
     await _last_user(vm)
-    await mmu_notifier_unregister(vm.mm, subscription)
+    if vm.k.mmu_notifier:
+        await mmu_notifier_unregister(vm.mm, subscription)
     await vm.k.check_counts(vm)
     await vm.k.destroy_vm(vm)
 
 
-CHOICES = (check_counts,)
+# -- guests that walk the host's own tables ----------------------------------------
+
+mmu_notifier = Choice("mmu_notifier", "whether KVM hears of what the host mm does")
+mmu_notifier.add(True)
+host_entry_changed = Choice(
+    "host_entry_changed",
+    "what a change of a host entry does by itself to a guest that walks it",
+)
+host_entry_changed.add(None)
+transparent_hugepage = Choice(
+    "transparent_hugepage", "whether a process with a VM may have huge pages"
+)
+transparent_hugepage.add(True)
+
+CHOICES = (check_counts, mmu_notifier, host_entry_changed, transparent_hugepage)

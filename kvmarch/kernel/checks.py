@@ -135,7 +135,7 @@ def is_settled(vcpu: "Vcpu", gfn: int, access: str) -> bool:
 
 
 def check_emulation(vcpu: "Vcpu", gfn: int, access: str, settled: bool) -> None:
-    """Check an access that is about to be answered as MMIO.
+    """Check an access that is about to be answered as one to what is no memory.
 
     A fault that began before the update was over may be answered from before: a grace
     period does not wait for readers that begin inside it.
@@ -146,7 +146,7 @@ def check_emulation(vcpu: "Vcpu", gfn: int, access: str, settled: bool) -> None:
         slot = vcpu.vm.memslots[vcpu.as_id].find(gfn)
         vcpu.vm.world.violate(
             "stale-mmio",
-            f"{vcpu.name} {access} of gfn {gfn:#x} is emulated, but {slot} has it",
+            f"{vcpu.name} {access} of gfn {gfn:#x} finds no memory, but {slot} has it",
         )
 
 

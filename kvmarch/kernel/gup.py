@@ -6,6 +6,7 @@ Models mm/memory.c and hva_to_pfn() of virt/kvm/kvm_main.c; generic facts 2.14, 
 __all__ = [
     "FaultIn",
     "faultin_pfn",
+    "fixup_user_fault",
     "get_user_page",
     "handle_mm_fault",
     "host_mapping",
@@ -138,16 +139,16 @@ def map_huge(mm: Mm, first: int, bits: int) -> None:
     for each in range(pfn, pfn + pages):
         page = mm.host.pages[each]
         page.refs = page.maps = 1
-    mm.pmds[first] = pfn << PFN_SHIFT | bits
+    mm.set_entry(first, pfn << PFN_SHIFT | bits, pages)
 
 
 def _make_writable(mm: Mm, vpn: int) -> None:
     bits = WRITE | DIRTY | YOUNG | SOFT_DIRTY
     if vpn in mm.ptes:
-        mm.ptes[vpn] |= bits
+        mm.set_pte(vpn, mm.ptes[vpn] | bits)
     else:
         first = vpn >> mm.pmd_order << mm.pmd_order
-        mm.pmds[first] |= bits
+        mm.set_entry(first, mm.pmds[first] | bits, 1 << mm.pmd_order)
 
 
 @op(name="copy page")
@@ -275,6 +276,42 @@ async def get_user_page(mm: Mm, vpn: int, write: bool) -> int:
         if not allowed:
             return -1
     return -1
+
+
+@op(name="ptep_set_access_flags")
+def _set_access_flags(mm: Mm, vpn: int, write: bool) -> bool:
+    """Make the entry young, for a write dirty; return whether it allows the access."""
+    entry = mm.pte(vpn)
+    if not entry & PRESENT or (write and not entry & WRITE):
+        return False
+    bits = YOUNG | (DIRTY | SOFT_DIRTY if write else 0)
+    pages = mm.level_pages(vpn)
+    first = vpn & -pages
+    mm.set_entry(first, mm.pte(first) | bits, pages)
+    return True
+
+
+async def fixup_user_fault(vm: Vm, slot: Memslot, gfn: int, write: bool) -> bool:
+    """Let the host's own entry behind a gfn allow an access, and take no page.
+
+    For a guest that walks the host's tables.
+
+    :Kernel: fixup_user_fault(): the entry is made young, and for a write dirty.
+    :returns: False if no VMA allows the access.
+    """
+    mm = vm.mm
+    vpn = slot.hva(gfn, vm.page_shift) >> vm.page_shift
+    _spins = 0
+    while _spins < _TRIES:
+        _spins += 1
+        there = False
+        async with mm.mmap_lock.read():
+            allowed = await handle_mm_fault(mm, vpn, write)
+            if allowed:
+                there = await _set_access_flags(mm, vpn, write)
+        if there or not allowed:
+            return there
+    return False
 
 
 async def faultin_pfn(vm: Vm, slot: Memslot, gfn: int, write: bool) -> FaultIn:

@@ -15,9 +15,11 @@ from kvmarch.machine.steps import op
 
 def split_pmd(mm: Mm, first: int) -> None:
     """Turn a huge host entry into entries of base page size."""
-    entry = mm.pmds.pop(first)
-    for offset in range(1 << mm.pmd_order):
-        mm.ptes[first + offset] = entry + (offset << PFN_SHIFT)
+    entry = mm.pmds[first]
+    pages = 1 << mm.pmd_order
+    mm.set_entry(first, 0, pages)
+    for offset in range(pages):
+        mm.set_pte(first + offset, entry + (offset << PFN_SHIFT))
 
 
 @op(name="split huge PMD")

@@ -53,7 +53,7 @@ def zap_ptes(mm: Mm, start: int, end: int) -> tuple[int, ...]:
     for vpn in [vpn for vpn in mm.swapped if first <= vpn < stop]:
         del mm.swapped[vpn]
     for vpn, entry, _pages in list(mm.mapped(start, end)):
-        del mm.ptes[vpn]
+        mm.set_pte(vpn, 0)
         pfn = entry >> PFN_SHIFT
         if pfn != host.zero_pfn:
             host.pages[pfn].maps -= 1
@@ -136,7 +136,7 @@ def _protect_ptes(mm: Mm, start: int, end: int, write: bool, executable: bool) -
         # A page only becomes writable by the next write fault.
         new = entry if write else entry & ~WRITE
         new = new | EXEC if executable else new & ~EXEC
-        (mm.pmds if pages > 1 else mm.ptes)[vpn] = new
+        mm.set_entry(vpn, new, pages)
 
 
 async def mprotect(
@@ -161,9 +161,8 @@ async def mprotect(
 def _move_ptes(mm: Mm, start: int, end: int, to: int) -> None:
     distance = to - start >> mm.page_shift
     for vpn, entry, pages in list(mm.mapped(start, end)):
-        table = mm.pmds if pages > 1 else mm.ptes
-        del table[vpn]
-        table[vpn + distance] = entry
+        mm.set_entry(vpn, 0, pages)
+        mm.set_entry(vpn + distance, entry, pages)
     first, stop = start >> mm.page_shift, -(-end >> mm.page_shift)
     for vpn in [vpn for vpn in mm.swapped if first <= vpn < stop]:
         mm.swapped[vpn + distance] = mm.swapped.pop(vpn)
@@ -193,10 +192,9 @@ async def mremap(mm: Mm, start: int, end: int, to: int) -> None:
 def _copy_ptes(mm: Mm, child: Mm, start: int, end: int) -> None:
     host = mm.host
     for vpn, entry, pages in list(mm.mapped(start, end)):
-        table = mm.pmds if pages > 1 else mm.ptes
         shared = entry & ~WRITE
-        table[vpn] = shared
-        (child.pmds if pages > 1 else child.ptes)[vpn] = shared
+        mm.set_entry(vpn, shared, pages)
+        child.set_entry(vpn, shared, pages)
         pfn = entry >> PFN_SHIFT
         if pfn != host.zero_pfn:
             for each in range(pfn, pfn + pages):
@@ -295,5 +293,5 @@ def populate(mm: Mm, start: int, end: int, *, huge: bool = False) -> None:
             pfn = host.alloc("anon", ("fresh", vpn))
             page = host.pages[pfn]
             page.refs = page.maps = 1
-            mm.ptes[vpn] = pfn << PFN_SHIFT | bits
+            mm.set_pte(vpn, pfn << PFN_SHIFT | bits)
         vpn += 1

@@ -23,7 +23,7 @@ def _clear_young(mm: Mm, start: int, end: int) -> bool:
     young = False
     for vpn, entry, pages in list(mm.mapped(start, end)):
         young |= bool(entry & YOUNG)
-        (mm.pmds if pages > 1 else mm.ptes)[vpn] = entry & ~YOUNG
+        mm.set_entry(vpn, entry & ~YOUNG, pages)
     return young
 
 
@@ -105,7 +105,7 @@ def _to_migration_entry(mm: Mm, vpn: int) -> int:
     entry = mm.ptes.get(vpn, 0)
     if not entry & PRESENT or entry >> PFN_SHIFT == mm.host.zero_pfn:
         return 0
-    mm.ptes[vpn] = entry & ~PRESENT | SPECIAL
+    mm.set_pte(vpn, entry & ~PRESENT | SPECIAL)
     return entry
 
 
@@ -133,14 +133,14 @@ def _from_migration_entry(mm: Mm, vpn: int, entry: int, move: bool) -> tuple[int
         return ()
     entry = now & ~SPECIAL | PRESENT
     if not move or host.environment.short:
-        mm.ptes[vpn] = entry
+        mm.set_pte(vpn, entry)
         return ()
     old = entry >> PFN_SHIFT
     page = host.pages[old]
     new = host.alloc(page.kind, page.content)
     host.pages[new].refs = host.pages[new].maps = 1
     page.maps -= 1
-    mm.ptes[vpn] = new << PFN_SHIFT | entry & (1 << PFN_SHIFT) - 1
+    mm.set_pte(vpn, new << PFN_SHIFT | entry & (1 << PFN_SHIFT) - 1)
     return (old,)
 
 
@@ -178,11 +178,16 @@ def _entries(mm: Mm, first: int) -> tuple[tuple[int, int], ...]:
 def _scan(mm: Mm, first: int) -> bool:
     """Return whether all pages of a huge range are there, and held by nobody.
 
-    Nothing is collapsed if there is no memory for the huge page.
+    Nothing is collapsed if there is no memory for the huge page, or if the process may
+    have none.
     """
-    return not mm.host.environment.short and all(
-        entry & PRESENT and _is_free_to_move(mm, entry)
-        for _vpn, entry in _entries(mm, first)
+    return (
+        mm.pmd_order > 0
+        and not mm.host.environment.short
+        and all(
+            entry & PRESENT and _is_free_to_move(mm, entry)
+            for _vpn, entry in _entries(mm, first)
+        )
     )
 
 
@@ -191,7 +196,7 @@ def _detach(mm: Mm, first: int) -> tuple[tuple[int, int], ...]:
     """Take the entries of a huge range away, whatever they are by now."""
     entries = tuple(each for each in _entries(mm, first) if each[1])
     for vpn, _entry in entries:
-        del mm.ptes[vpn]
+        mm.set_pte(vpn, 0)
     return entries
 
 
@@ -202,7 +207,8 @@ def _isolate(mm: Mm, entries: tuple[tuple[int, int], ...]) -> bool:
         entry & PRESENT and _is_free_to_move(mm, entry) for _vpn, entry in entries
     ):
         return True
-    mm.ptes.update(entries)
+    for vpn, entry in entries:
+        mm.set_pte(vpn, entry)
     return False
 
 
@@ -223,7 +229,7 @@ def _attach(
         before.maps -= 1
         old.append(entry >> PFN_SHIFT)
         bits = entry & (1 << PFN_SHIFT) - 1
-    mm.pmds[first] = pfn << PFN_SHIFT | bits
+    mm.set_entry(first, pfn << PFN_SHIFT | bits, count)
     return tuple(old)
 
 

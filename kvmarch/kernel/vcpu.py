@@ -97,7 +97,7 @@ def leave_guest(vcpu: Vcpu, reason: str, gfn: int) -> None:
 
 @op(name="emulate")
 def emulate(vcpu: Vcpu, gfn: int, access: str, settled: bool) -> None:
-    """Answer an access as MMIO.
+    """Answer an access as one to what is no memory: MMIO, or an exception.
 
     :param settled: whether the gfn's memslot was there before the access.
     """
@@ -119,8 +119,9 @@ async def guest_access(vcpu: Vcpu, gfn: int, access: str) -> str:
     """Make one guest access happen, with all faults that it takes.
 
     :param access: ``read``, ``write`` or ``exec``.
-    :returns: ``done``; ``mmio`` if user space must emulate it; ``error`` if
-        KVM_RUN fails; ``livelock`` if the fault never resolved.
+    :returns: ``done``; ``mmio`` if user space must emulate it; ``exception`` if the
+        guest takes one instead, without a look at user space; ``error`` if KVM_RUN
+        fails; ``livelock`` if the fault never resolved.
     """
     vm = vcpu.vm
     faults = _spins = 0
@@ -143,8 +144,10 @@ async def guest_access(vcpu: Vcpu, gfn: int, access: str) -> str:
         why, settled = how
         async with vm.srcu.read():
             result = await vm.k.page_fault(vcpu, gfn, access, why)
-            if result == "mmio":
+            if result in {"mmio", "exception"}:
                 await emulate(vcpu, gfn, access, settled)
+        if result == "exception":
+            return str(result)
         if result != "guest":
             await leave_guest(vcpu, result, gfn)
             return str(result)

@@ -243,6 +243,9 @@ class Mm(Part):
         """Set by the kernel when the first notifier is registered."""
         self.k: Any = None
         """The kernel that this address space belongs to."""
+        self.walkers: list[Callable[[int, int, int, int], object]] = []
+        """Called with each change of an entry, in its step: page, pages, old and new.
+        They are of guests that walk these very tables."""
 
     def find_vma(self, hva: int) -> Vma | None:
         """Return the VMA that holds an address."""
@@ -305,10 +308,21 @@ class Mm(Part):
 
     def set_pte(self, vpn: int, entry: int) -> None:
         """Store an entry of base page size; 0 takes it away."""
+        self.set_entry(vpn, entry, 1)
+
+    def set_entry(self, vpn: int, entry: int, pages: int) -> None:
+        """Store the entry of a page, huge if it has several; 0 takes it away.
+
+        Every change of an entry comes by here.
+        """
+        table = self.pmds if pages > 1 else self.ptes
+        old = table.get(vpn, 0) if self.walkers else 0
         if entry:
-            self.ptes[vpn] = entry
+            table[vpn] = entry
         else:
-            self.ptes.pop(vpn, None)
+            table.pop(vpn, None)
+        for changed in self.walkers:
+            changed(vpn, pages, old, entry)
 
     def mapped(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Yield virtual page number, entry and pages of what maps a range of hvas."""

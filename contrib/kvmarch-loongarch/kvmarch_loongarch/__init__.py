@@ -94,7 +94,7 @@ def kvmarch_scenarios() -> Sequence[str]:
 @hookimpl
 def kvmarch_formats(k: Kernel, options: Mapping[str, Any]) -> Iterable[EntryKind]:
     """Return every kind of entry that this kernel writes, root level first."""
-    return kinds.formats(k, options)
+    return tuple(kinds.formats(k, options))
 
 
 @hookimpl

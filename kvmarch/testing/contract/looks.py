@@ -1,6 +1,6 @@
 """What the tests of the contract look at."""
 
-__all__ = ["flushes", "maps", "translate"]
+__all__ = ["NOWHERE", "flushes", "maps", "translate"]
 
 from typing import Any
 
@@ -10,6 +10,8 @@ from kvmarch.testing.bench import Bench
 
 FLUSHES = {"flush", "tlb_invalidate", "kvm_make_all_cpus_request"}
 """Events of a flush that is made."""
+NOWHERE = {"mmio", "exception"}
+"""How an access ends where there is no memory."""
 
 
 def translate(one: Bench, gfn: int, access: str = "read") -> Translation | None:

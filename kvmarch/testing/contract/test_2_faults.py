@@ -20,14 +20,10 @@ from kvmarch.kernel.mmap import (
     mprotect,
     munmap,
 )
-from kvmarch.kernel.mmu_notifier import (
-    mmu_notifier_invalidate_range_end,
-    mmu_notifier_invalidate_range_start,
-)
 from kvmarch.kernel.vcpu import guest_access
 from kvmarch.testing.bench import Bench
 from kvmarch.testing.cases import Case
-from kvmarch.testing.contract.looks import flushes, maps, translate
+from kvmarch.testing.contract.looks import NOWHERE, flushes, maps, translate
 
 TIER = pytest.mark.kvmarch(tier=2)
 
@@ -95,10 +91,8 @@ def test_a_flush_is_made_exactly_when_a_mapping_goes(
     kvm.access(3, "write")
     span = kvm.at(3), kvm.at(4)
 
-    mapped = flushes(kvm, mmu_notifier_invalidate_range_start(kvm.mm, *span))
-    kvm.do(mmu_notifier_invalidate_range_end(kvm.mm, *span))
-    again = flushes(kvm, mmu_notifier_invalidate_range_start(kvm.mm, *span))
-    kvm.do(mmu_notifier_invalidate_range_end(kvm.mm, *span))
+    mapped = flushes(kvm, madvise_dontneed(kvm.mm, *span))
+    again = flushes(kvm, madvise_dontneed(kvm.mm, *span))
 
     assert mapped
     assert again is not kvmarch_case.keeps("flushes-only-what-goes")
@@ -129,8 +123,9 @@ def test_a_new_slot_is_seen_where_there_was_mmio(
     kvm.slot(slot=1, gfn=64)
 
     keeps = kvmarch_case.keeps("forgets-mmio")
-    assert before == ["mmio", "mmio"]
-    assert kvm.access(65) == ("done" if keeps else "mmio")
+    assert before[0] in NOWHERE
+    assert kvm.access(65) == ("done" if keeps else before[0])
+    assert before[1] == before[0]
     assert kvm.lost == ([] if keeps else ["stale-mmio"])
 
 

@@ -14,8 +14,10 @@ import pytest
 
 from kvmarch.kernel.ksm import ksm_scan
 from kvmarch.kernel.mmap import fork, madvise_dontneed, mprotect, touch_pages
-from kvmarch.kernel.notifier import clear_flush_young
-from kvmarch.kernel.notifier import test_young as ask_young
+from kvmarch.kernel.mmu_notifier import (
+    mmu_notifier_clear_flush_young,
+    mmu_notifier_test_young,
+)
 from kvmarch.kernel.reclaim import migrate, reclaim
 from kvmarch.kernel.vcpu import run_guest
 from kvmarch.testing.bench import Bench
@@ -30,9 +32,9 @@ def test_aging_twice_finds_it_old(kvm: Bench) -> None:
     kvm.access(3)
     span = kvm.at(3), kvm.at(4)
 
-    first = kvm.do(clear_flush_young(kvm.vm, *span))
-    second = kvm.do(clear_flush_young(kvm.vm, *span))
-    asked = kvm.do(ask_young(kvm.vm, *span))
+    first = kvm.do(mmu_notifier_clear_flush_young(kvm.mm, *span))
+    second = kvm.do(mmu_notifier_clear_flush_young(kvm.mm, *span))
+    asked = kvm.do(mmu_notifier_test_young(kvm.mm, *span))
 
     assert first in {True, False}
     assert (second, asked) == (False, False)
@@ -46,7 +48,7 @@ def test_asking_changes_nothing(kvm: Bench) -> None:
     span = kvm.at(3), kvm.at(4)
     before = kvm.k.entry.fn(kvm.vm, 3)
 
-    asked = [kvm.do(ask_young(kvm.vm, *span)) for _ in range(2)]
+    asked = [kvm.do(mmu_notifier_test_young(kvm.mm, *span)) for _ in range(2)]
 
     assert asked[0] == asked[1]
     assert kvm.k.entry.fn(kvm.vm, 3) == before
@@ -57,8 +59,8 @@ def test_asking_changes_nothing(kvm: Bench) -> None:
 def test_what_was_never_used_is_not_young(kvm: Bench) -> None:
     span = kvm.at(3), kvm.at(4)
 
-    assert kvm.do(clear_flush_young(kvm.vm, *span)) is False
-    assert kvm.do(ask_young(kvm.vm, *span)) is False
+    assert kvm.do(mmu_notifier_clear_flush_young(kvm.mm, *span)) is False
+    assert kvm.do(mmu_notifier_test_young(kvm.mm, *span)) is False
 
 
 @TIER
