@@ -191,6 +191,10 @@ async def mremap(mm: Mm, start: int, end: int, to: int) -> None:
 @op(name="copy PTEs to child")
 def _copy_ptes(mm: Mm, child: Mm, start: int, end: int) -> None:
     host = mm.host
+    first, stop = start >> mm.page_shift, -(-end >> mm.page_shift)
+    for vpn, content in mm.swapped.items():
+        if first <= vpn < stop:
+            child.swapped[vpn] = content
     for vpn, entry, pages in list(mm.mapped(start, end)):
         shared = entry & ~WRITE
         mm.set_entry(vpn, shared, pages)
@@ -205,21 +209,17 @@ def _copy_ptes(mm: Mm, child: Mm, start: int, end: int) -> None:
 
 @op(name="dup mm")
 def _dup_mm(mm: Mm) -> Mm:
-    child = Mm(
-        mm.world,
-        mm.host,
-        f"{mm.name} child",
-        page_shift=mm.page_shift,
-        pmd_order=mm.pmd_order,
-    )
+    child = mm.new_child()
     child.vmas = list(mm.vmas)
-    child.swapped = dict(mm.swapped)
     child.k = mm.k
     return child
 
 
 async def fork(mm: Mm) -> Mm:
     """Share all memory copy-on-write with a child.
+
+    Simplified: a migration entry that the child gets stays one, for nobody runs in the
+    child, and the page that it names stays where it is.
 
     :Kernel: dup_mmap(), copy_page_range(): one bracket per VMA that is copied on
         write, on the parent's mm (event PROTECTION_PAGE).

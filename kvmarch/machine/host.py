@@ -215,6 +215,7 @@ class Mm(Part):
         "mmap_lock",
         "ptl",
         "subscriptions",
+        "forks",
     )
 
     def __init__(
@@ -237,6 +238,9 @@ class Mm(Part):
         self.swapped: dict[int, Any] = {}
         """Contents of pages that were swapped out, by virtual page number."""
         self.mm_users = 1
+        self.forks = 0
+        """Children that were taken from those that were made in advance."""
+        self._children: tuple[Mm, ...] = ()
         self.mmap_lock = Lock(world, MMAP_LOCK, f"{name} mmap_lock")
         self.ptl = Lock(world, PAGE_TABLE_LOCK, f"{name} ptl")
         self.subscriptions: Any = None
@@ -258,6 +262,30 @@ class Mm(Part):
     def shifted(vma: Vma, distance: int) -> Vma:
         """Return a VMA as it is when it has moved by so many bytes."""
         return replace(vma, start=vma.start + distance, end=vma.end + distance)
+
+    def prepare_children(self, count: int) -> None:
+        """Make address spaces for so many children, before the machine runs.
+
+        A part cannot be made in a step that is explored: in the state before it there
+        would be no such part. What is forked in a schedule comes from here.
+        """
+        self._children = tuple(self._child(f" {n + 1}") for n in range(count))
+
+    def _child(self, number: str) -> "Mm":
+        return Mm(
+            self.world,
+            self.host,
+            f"{self.name} child{number}",
+            page_shift=self.page_shift,
+            pmd_order=self.pmd_order,
+        )
+
+    def new_child(self) -> "Mm":
+        """Return the empty address space of a child."""
+        if self.forks >= len(self._children):
+            return self._child("")
+        self.forks += 1
+        return self._children[self.forks - 1]
 
     def add_vma(self, vma: Vma) -> None:
         """Map a range in which nothing is mapped yet."""

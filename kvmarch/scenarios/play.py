@@ -87,6 +87,7 @@ def set_up(
     context = Context(machine, memory, scenario.code, info.leaves_by)
     lines = (*scenario.setup, *(line for task in scenario.tasks for line in task.steps))
     make_gpcs(context, lines)
+    mm.prepare_children(sum(line.verb == "fork" for line in lines))
     return context
 
 
