@@ -1,0 +1,80 @@
+import json
+
+import pytest
+
+from kvmarch.errors import ExploreError, UnknownNameError
+from kvmarch.page.collect import chosen_scenarios
+from kvmarch.scenarios.compare import Choose
+
+
+def test_without_names_sequential_scenarios_and_the_posts_are_chosen(toys):
+    chosen = {scenario.name: scenario for scenario in chosen_scenarios((), toys)}
+
+    assert {"change_pte", "tour", "change_pte_dontneed", "gpc_stream"} <= chosen.keys()
+    assert "memory_short" not in chosen
+    assert all(scenario.bug is None for scenario in chosen.values())
+
+
+def test_names_are_taken_once_and_in_order(toys):
+    chosen = chosen_scenarios(["ksm_cow", "aging", "ksm_cow"], toys)
+
+    assert [scenario.name for scenario in chosen] == ["ksm_cow", "aging"]
+
+
+def test_an_unknown_scenario_is_refused(toys):
+    with pytest.raises(UnknownNameError, match="unknown scenario 'agin'"):
+        chosen_scenarios(["agin"], toys)
+
+
+def test_processes_change_nothing(gather, compared, raced, monkeypatch, toys):
+    from kvmarch.page import collect as module
+
+    def elsewhere(function, items, jobs):
+        assert jobs == 2
+        results = [(n, function(item, toys)) for n, item in enumerate(items)]
+        yield from reversed(results)
+
+    one = gather(compared, raced)
+    monkeypatch.setattr(module, "in_processes", elsewhere)
+    two = gather(compared, raced, jobs=2)
+
+    assert two.data == one.data
+    assert (two.status, two.notes) == (one.status, one.notes)
+
+
+def test_a_failure_outweighs_the_rest(gather, compared, disappointed):
+    found = gather(disappointed, compared)
+
+    assert found.status == 1
+    assert any("disappointed: FAILED" in note for note in found.data["notes"])
+
+
+def test_a_schedule_that_was_printed_is_added(gather, raced):
+    known = gather(raced).data["traces"][0]["schedule"]
+
+    found = gather(raced, schedules=[known])
+
+    assert [trace["schedule"] for trace in found.data["traces"]].count(known) == 2
+
+
+def test_a_schedule_of_something_else_is_refused(gather, raced):
+    with pytest.raises(UnknownNameError, match="there is raced"):
+        gather(raced, schedules=["aging@toy-v6.1:a3"])
+    with pytest.raises(ExploreError, match="none of the kernels"):
+        gather(raced, schedules=["raced@toy-v99.1:a3"])
+
+
+def test_progress_is_told(gather, compared, raced):
+    told = []
+
+    gather(compared, raced, progress=lambda done, every: told.append((done, every)))
+
+    assert told == [(1, 2), (2, 2)]
+
+
+def test_data_are_plain(gather, compared, raced):
+    data = gather(compared, raced, choose=Choose(kernel=("v6.1",))).data
+
+    assert json.loads(json.dumps(data)) == data
+    assert data["releases"] == ["v6.1"]
+    assert [arch["name"] for arch in data["archs"]] == ["toy"]
