@@ -286,11 +286,16 @@ class Session:
         return Look(
             answers,
             self.seen.leaves,
+            self.seen.root is not None or self._seen_none(),
             frames,
             tuple(self._events(said)),
             tuple(text for letter, text in said if letter == "W"),
             {},
         )
+
+    def _seen_none(self) -> bool:
+        """Return whether there can be no tree yet: nobody has touched anything."""
+        return self._observer is not None and not self.touched
 
     def _frames(self, board: Board, text: str) -> tuple[str, tuple[int, ...]]:
         number, *runs = text.split()

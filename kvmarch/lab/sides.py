@@ -59,6 +59,7 @@ class Look:
 
     :param answers: results in the recordings' form, ``run ld gpa=10 rc=0 exit=5``.
     :param leaves: the whole tree by gfn.
+    :param walked: whether the tree could be found, so that no leaf means none.
     :param frames: by memory, the pfn of each page; 0 where there is none.
     :param events: trace events, as name and text.
     :param kernel_log: warnings since the last step.
@@ -67,6 +68,7 @@ class Look:
 
     answers: tuple[str, ...] = ()
     leaves: tuple[Leaf, ...] = ()
+    walked: bool = True
     frames: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     events: tuple[Any, ...] = ()
     kernel_log: tuple[str, ...] = ()
