@@ -79,6 +79,8 @@ class LabMachine:
         kernel; those that they need come along.
     :param parameters: parameters of modules that a recording states.
     :param append: more words for the kernel's command line.
+    :param filters: of trace events that would drown the others, by event: which ones
+        are kept, as the kernel's event filters say it.
     """
 
     qemu: str
@@ -95,6 +97,7 @@ class LabMachine:
     modules: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
     append: str = ""
+    filters: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ def initramfs(
     program: bytes,
     modules: Mapping[str, tuple[bytes, str]],
     parameters: tuple[str, ...],
+    filters: Mapping[str, str],
 ) -> bytes:
     """Return the archive that the lab boots: one program, modules, and what to load.
 
@@ -67,6 +68,7 @@ def initramfs(
     :param program: a static program.
     :param modules: by name, in the order of loading: contents and arguments.
     :param parameters: the parameters of modules that the program tells.
+    :param filters: of trace events, by event.
     """
     archive = _Archive()
     for folder in ("dev", "proc", "sys", "modules"):
@@ -77,7 +79,12 @@ def initramfs(
     for name, (data, arguments) in modules.items():
         archive.add(f"modules/{name}.ko", stat.S_IFREG | 0o644, data)
         lines.append(f"{name}.ko {arguments}".strip())
-    for name, text in (("order", lines), ("parameters", list(parameters))):
+    kept = [f"{event} {text}" for event, text in filters.items()]
+    for name, text in (
+        ("order", lines),
+        ("parameters", list(parameters)),
+        ("filters", kept),
+    ):
         content = "".join(f"{line}\n" for line in text).encode()
         archive.add(f"modules/{name}", stat.S_IFREG | 0o644, content)
     return archive.done()

@@ -13,7 +13,9 @@ from typing import Any
 from kvmarch.arch import LabMachine
 from kvmarch.changes import RELEASES, find_release
 from kvmarch.errors import LabError, UnknownNameError
+from kvmarch.lab.btf import kernel_types, module_types
 from kvmarch.lab.build import probe
+from kvmarch.lab.counters import definition, read_counters
 from kvmarch.lab.events import Event, read_event
 from kvmarch.lab.initramfs import initramfs
 from kvmarch.lab.kernels import KernelFiles, boot_image
@@ -67,7 +69,7 @@ def booted(arch: Loaded, config: Config) -> Iterator["Session"]:
         name: (data, config.arguments.get(name, ""))
         for name, data in load_order(config.kernel.modules, machine.modules).items()
     }
-    archive = initramfs(program, modules, machine.parameters)
+    archive = initramfs(program, modules, machine.parameters, machine.filters)
     with _image(config.kernel) as image:
         emulator = Emulator(
             machine,
@@ -130,8 +132,20 @@ class Session:
             name, _, value = parameter.partition("=")
             self.parameters.setdefault(name.replace("-", "_"), value)
         self._observer = self._make_observer(arch, machine) if config.observe else None
+        if config.observe:
+            self._count()
         if config.trace:
             self._ask("trace 1")
+
+    def _count(self) -> None:
+        """Let the kernel tell its counters, if it describes its structures."""
+        types = kernel_types(self._image)
+        if types is not None:
+            module = load_order(self._config.kernel.modules, ["kvm"]).get("kvm")
+            own = None if module is None else module_types(module, types)
+            line = definition(own or types)
+            if line is not None:
+                self._ask(f"counters {line}")
 
     def _make_observer(self, arch: Loaded, machine: LabMachine) -> Observer:
         try:
@@ -267,17 +281,21 @@ class Session:
         ran = any(re.search(r" rc=0 exit=[56]\b", text) for text in answers)
         board.settle(all(" rc=0" in text for text in answers))
         frames: dict[str, tuple[int, ...]] = {}
+        counters: dict[str, int] = {}
         if self._alive:
             for letter, text in self._ask("frames"):
                 if letter == "F":
                     name, pages = self._frames(board, text)
                     frames[name] = pages
+                elif letter == "N":
+                    counters = read_counters(text)
         # What the guest reached without a slot may have an entry all the same.
         if gfn >= 0:
             board.reached.add(gfn)
         known = dict.fromkeys(board.reached, 0) | board.frames_by_gfn(frames)
         if self._observer is not None:
-            touched = {gfn, board.setup.code_gfn} & known.keys() if ran else set()
+            near = {gfn, board.setup.code_gfn} if ran else set()
+            touched = {page for page in near if known.get(page)}
             self.touched = self.touched or bool(touched)
             with self._emulator.paused():
                 self.seen = self._observer.look(Known(known, touched))
@@ -290,7 +308,7 @@ class Session:
             frames,
             tuple(self._events(said)),
             tuple(text for letter, text in said if letter == "W"),
-            {},
+            counters,
         )
 
     def _seen_none(self) -> bool:

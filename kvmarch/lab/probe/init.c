@@ -22,7 +22,7 @@
 #define MODULES "/modules/"
 #define MAX_EVENTS 4000
 
-static int console, trace_pipe = -1, log_fd = -1;
+static int console, trace_pipe = -1, log_fd = -1, counter_pipe = -1;
 static pid_t probe;
 static int to_probe = -1;
 static FILE *from_probe;
@@ -99,17 +99,68 @@ static void trace_setup(void)
 	put_file(TRACE "buffer_size_kb", "8192");
 	for (int i = 0; events[i]; i++) {
 		snprintf(path, sizeof path, TRACE "events/%s/enable", events[i]);
-		if (!put_file(path, "1"))
+		if (!access(path, W_OK) && !put_file(path, "1"))
 			out("@T %s\n", events[i]);
 	}
 	for (int i = 0; never[i]; i++) {
 		snprintf(path, sizeof path, TRACE "events/%s/enable", never[i]);
 		put_file(path, "0");
 	}
+	char line[1024];
+	FILE *filters = fopen(MODULES "filters", "r");
+	while (filters && fgets(line, sizeof line, filters)) {
+		char *rest = line;
+		const char *event = word(&rest);
+		snprintf(path, sizeof path, TRACE "events/%s/filter", event);
+		if (!access(path, W_OK) && put_file(path, rest))
+			out("@# filter of %s: %s\n", event, strerror(errno));
+	}
+	if (filters)
+		fclose(filters);
 	trace_pipe = open(TRACE "trace_pipe", O_RDONLY | O_NONBLOCK);
 	log_fd = open("/dev/kmsg", O_RDONLY | O_NONBLOCK);
 	if (log_fd >= 0)
 		lseek(log_fd, 0, SEEK_END);
+}
+
+/* counters DEFINITION: a probe point of its own, in a buffer of its own. */
+static void counters_setup(const char *definition)
+{
+	static const char here[] = TRACE "instances/counters/";
+	char path[256];
+	int rc = put_file(TRACE "kprobe_events", definition);
+	if (!rc && mkdir(here, 0755) && errno != EEXIST)
+		rc = -1;
+	snprintf(path, sizeof path, "%sevents/kvmarch/counters/enable", here);
+	if (!rc)
+		rc = put_file(path, "1");
+	if (rc) {
+		out("@# no counters: %s\n", strerror(errno));
+		return;
+	}
+	snprintf(path, sizeof path, "%strace_pipe", here);
+	counter_pipe = open(path, O_RDONLY | O_NONBLOCK);
+}
+
+/* The last of the probe point's events since the last time. */
+static void counters_dump(void)
+{
+	static char block[1 << 14], line[1 << 10], last[1 << 10];
+	static size_t fill;
+	ssize_t got;
+	*last = 0;
+	while (counter_pipe >= 0 && (got = read(counter_pipe, block, sizeof block)) > 0)
+		for (ssize_t i = 0; i < got; i++) {
+			if (block[i] != '\n') {
+				if (fill < sizeof line - 1)
+					line[fill++] = block[i];
+				continue;
+			}
+			line[fill] = 0, fill = 0;
+			memcpy(last, line, sizeof last);
+		}
+	if (*last)
+		out("@N %s\n", last);
 }
 
 /* What was traced since the last time; a pipe gives each event once. */
@@ -238,6 +289,8 @@ static void command(char *line)
 		probe_gone(0);
 	} else if (!strcmp(verb, "trace")) {
 		put_file(TRACE "tracing_on", word(&rest));
+	} else if (!strcmp(verb, "counters")) {
+		counters_setup(rest);
 	} else if (!strcmp(verb, "off")) {
 		power_off();
 	} else if (probe) {
@@ -283,6 +336,7 @@ int init_main(void)
 			continue;
 		command(line);
 		trace_dump();
+		counters_dump();
 		log_dump();
 		out("@.\n");
 	}

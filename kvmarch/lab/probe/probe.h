@@ -6,6 +6,7 @@
  *   @K release machine page-size   @P module.parameter=value   @# remark
  *   @T event that is traced   @C answer   @H memory hva   @F memory pfn*count ...
  *   @E trace event   @M events cut off   @W kernel log   @X status of a dead process
+ *   @N counters of the VM, as of the command's last ioctl
  *   @.  the command is done
  */
 #ifndef PROBE_H

@@ -199,9 +199,12 @@ static void step(const char *verb, char *words)
 		begin(words);
 	else if (!strcmp(verb, "memory"))
 		add_memory(words);
-	else if (!strcmp(verb, "frames"))
+	else if (!strcmp(verb, "frames")) {
+		/* Any ioctl of the VM lets the probe point read its counters. */
+		if (vm >= 0)
+			ioctl(vm, KVM_CHECK_EXTENSION, 0);
 		frames(words);
-	else if (!strcmp(verb, "slot"))
+	} else if (!strcmp(verb, "slot"))
 		slot(words);
 	else if (!strcmp(verb, "run"))
 		enter(words);
