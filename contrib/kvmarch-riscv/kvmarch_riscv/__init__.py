@@ -24,6 +24,7 @@ from kvmarch import (
     Vm,
     hookimpl,
 )
+
 from kvmarch_riscv import (
     cpus,
     fault,
@@ -64,6 +65,7 @@ def kvmarch_changes() -> Sequence[Change]:
 def kvmarch_choices() -> Sequence[Choice]:
     """Return what depends on changes."""
     return (
+        *vmid.CHOICES,
         *cpus.CHOICES,
         *hfence.CHOICES,
         *gstage.CHOICES,

@@ -31,6 +31,7 @@ from kvmarch import (
     slot_of,
     snapshot_mmu_seq,
 )
+
 from kvmarch_riscv.geometry import INDEX_BITS
 from kvmarch_riscv.gstage import map_page_now
 from kvmarch_riscv.hfence import hfence_gvma_vmid_gpa

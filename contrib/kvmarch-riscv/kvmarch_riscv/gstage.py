@@ -12,6 +12,7 @@ import errno
 from typing import TYPE_CHECKING, Protocol
 
 from kvmarch import Choice, Table, Vm
+
 from kvmarch_riscv.geometry import ENTRIES, INDEX_BITS, level_pages
 from kvmarch_riscv.hfence import hfence_gvma_vmid_gpa
 from kvmarch_riscv.pte import (

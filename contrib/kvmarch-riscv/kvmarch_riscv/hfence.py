@@ -29,6 +29,7 @@ from kvmarch import (
     kvm_make_all_cpus_request,
     kvm_make_vcpus_request_mask,
 )
+
 from kvmarch_riscv.geometry import ENTRIES, INDEX_BITS
 
 MAX_HFENCE = 64

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kvmarch import Choice, EntryError, EntryFormat, EntryKind, Kernel
+
 from kvmarch_riscv.formats import (
     Device,
     Empty,

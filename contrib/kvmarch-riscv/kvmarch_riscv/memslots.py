@@ -25,6 +25,7 @@ from kvmarch import (
     kvm_flush_remote_tlbs_range,
     op,
 )
+
 from kvmarch_riscv.geometry import level_pages
 from kvmarch_riscv.gstage import SplitCache, split_huge
 from kvmarch_riscv.ranges import unmap_now, wp_now

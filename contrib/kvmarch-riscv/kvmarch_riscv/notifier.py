@@ -11,6 +11,7 @@ __all__ = ["CHOICES", "age_gfn", "set_spte_gfn", "test_age_gfn"]
 from typing import TypeAlias
 
 from kvmarch import Choice, Flush, HostPte, Memslot, Table, Vm
+
 from kvmarch_riscv.geometry import LEAF_LEVELS, level_pages
 from kvmarch_riscv.gstage import map_page_now
 from kvmarch_riscv.pte import A, is_leaf, mkold

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from kvmarch import Choice, Flush, Memslot, Table, Vm, kvm_flush_remote_tlbs_range, op
+
 from kvmarch_riscv.geometry import ENTRIES, level_pages
 from kvmarch_riscv.hfence import hfence_gvma_vmid_gpa
 from kvmarch_riscv.pte import W, is_leaf
@@ -64,7 +65,7 @@ root_again.add("checked", "riscv-gstage-snapshot", "riscv-pgd-recheck")
 
 
 class Met(NamedTuple):
-    """A leaf that a walk meets: where the walk stands, and the leaf's table and index."""
+    """A leaf that a walk meets: where the walk stands, table and index."""
 
     gfn: int
     table: Table

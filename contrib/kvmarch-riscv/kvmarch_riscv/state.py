@@ -8,6 +8,7 @@ __all__ = ["RiscvVcpu", "RiscvVm"]
 from typing import TYPE_CHECKING
 
 from kvmarch import Match, Part, Vm
+
 from kvmarch_riscv.cpus import Cpus
 from kvmarch_riscv.geometry import INDEX_BITS, MODES, ROOT_ENTRIES, Mode
 from kvmarch_riscv.pte import RWX, A

@@ -12,6 +12,7 @@ __all__ = ["CHOICES"]
 from typing import TYPE_CHECKING
 
 from kvmarch import Choice, Table, Vm, kvm_flush_remote_tlbs, op
+
 from kvmarch_riscv.pte import is_table, table_pa
 from kvmarch_riscv.ranges import unmap_now
 

@@ -6,11 +6,21 @@ All vCPUs of a VM share one. VMIDs belong to the host: every VM of the machine d
 the same ones, and what a VM gives up is not used again before all have begun anew.
 """
 
-__all__ = ["Vmids", "update", "vcpu_load", "vcpu_reload"]
+__all__ = ["CHOICES", "Vmids", "update", "vcpu_load", "vcpu_reload"]
 
 from typing import TYPE_CHECKING, Any
 
-from kvmarch import Lock, LockClass, Part, Vcpu, Vm, op
+from kvmarch import (
+    Choice,
+    Lock,
+    LockClass,
+    Part,
+    Vcpu,
+    Vm,
+    kvm_make_all_cpus_request,
+    op,
+)
+
 from kvmarch_riscv.cpus import sanitize
 
 if TYPE_CHECKING:
@@ -19,6 +29,8 @@ if TYPE_CHECKING:
 _PART = "vmids"
 VMID_LOCK = LockClass("vmid_lock", rank=60)
 UPDATE_HGATP = "update_hgatp"
+NEW_TURN = "new_turn"
+"""No request of the kernel: the interrupt of those that fence."""
 
 
 class Vmids(Part):
@@ -90,6 +102,35 @@ def vcpu_load(vcpu: Vcpu) -> bool:
     return False
 
 
+begin_turn = Choice(
+    "riscv_begin_turn", "what happens to translations when all VMIDs begin anew"
+)
+
+
+@begin_turn.when()
+def _fence_all(vmids: Vmids) -> None:
+    """Let the firmware fence all CPUs; guests that run stay where they are (to v5.18).
+
+    :Kernel: sbi_remote_hfence_gvma()
+    """
+    for vcpu in vmids.vcpus():
+        vcpu.tlb.drop_all()
+    for vm in vmids.vms:
+        vm.arch.cpus.left.clear()
+        vm.world.note("hfence_gvma_all", version=vmids.vmid_version)
+
+
+@begin_turn.when("riscv-hfence-ring")
+def _interrupt_all(vmids: Vmids) -> None:
+    """Interrupt all CPUs, which leave their guests and fence (v5.19 on).
+
+    :Kernel: on_each_cpu_mask(), kvm_riscv_local_hfence_gvma_all()
+    """
+    for vm in vmids.vms:
+        kvm_make_all_cpus_request.fn(vm, NEW_TURN)
+    _fence_all(vmids)
+
+
 @op(name="kvm_riscv_gstage_vmid_update")
 def _allocate(vm: Vm) -> bool:
     """Give the VM a VMID; return False if somebody else did meanwhile."""
@@ -100,11 +141,7 @@ def _allocate(vm: Vm) -> bool:
     if vmids.vmid_next == 0:
         vmids.vmid_version += 1
         vmids.vmid_next = 1
-        vm.world.note("hfence_gvma_all", version=vmids.vmid_version)
-        for vcpu in vmids.vcpus():
-            vcpu.tlb.drop_all()
-        for each in vmids.vms:
-            each.arch.cpus.left.clear()
+        vm.k.riscv_begin_turn.fn(vmids)
     arch.vmid = vmids.vmid_next
     vmids.vmid_next = vmids.vmid_next + 1 & (1 << vmids.bits) - 1
     arch.vmid_version = vmids.vmid_version
@@ -139,3 +176,6 @@ def update(vcpu: Vcpu) -> None:
     :Kernel: kvm_riscv_mmu_update_hgatp()
     """
     vcpu.arch.hgatp_vmid = vcpu.vm.arch.vmid
+
+
+CHOICES = (begin_turn,)

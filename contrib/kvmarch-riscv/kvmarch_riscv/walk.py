@@ -5,6 +5,7 @@ __all__ = ["entry_of", "get_leaf", "leaf_table", "translate"]
 from typing import TYPE_CHECKING
 
 from kvmarch import Table, Translation, Vcpu, Vm
+
 from kvmarch_riscv.formats import Leaf
 from kvmarch_riscv.geometry import ENTRIES, INDEX_BITS, level_pages
 from kvmarch_riscv.pte import RWX, A, W, entry_pfn, is_table, table_pa

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kvmarch import Kernel, WalkLayout, WalkLevel, WalkRule
+
 from kvmarch_riscv.formats import Empty, Leaf, Table, leaf_format
 from kvmarch_riscv.geometry import (
     INDEX_BITS,
