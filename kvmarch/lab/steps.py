@@ -4,7 +4,15 @@ Numbers in commands are hexadecimal. What a VM has of slots is followed here, so
 whoever looks at its tables knows which page should be behind which gfn.
 """
 
-__all__ = ["Board", "Order", "check_verbs", "content_of", "line_of"]
+__all__ = [
+    "ACCESSES",
+    "Board",
+    "Order",
+    "check_verbs",
+    "content_of",
+    "gpa_of",
+    "line_of",
+]
 
 import mmap
 import zlib
@@ -23,7 +31,8 @@ CODE_OFFSET = 0x80
 """Where in a page the guest's code to leave is, in bytes."""
 NO_MEMORY = 0xFFFF
 _PROT = {"r": mmap.PROT_READ, "rw": mmap.PROT_READ | mmap.PROT_WRITE}
-_ACCESS = {"read": "ld", "write": "st", "exec": "ex"}
+ACCESSES = {"read": "ld", "write": "st", "exec": "ex"}
+"""What the guest does, by verb, as answers have it."""
 _WORD = 64
 
 
@@ -52,6 +61,13 @@ def line_of(
     if why:
         raise ScenarioError(f"{text!r}: {why}")
     return records.StepLine(verb, args, text)
+
+
+def gpa_of(verb: str, args: Mapping[str, Any], shift: int) -> int:
+    """Return the address, in bytes, that the guest accesses at a line's page."""
+    offset = CODE_OFFSET if verb == "exec" else ACCESS_OFFSET
+    gpa: int = args["gpa"] if "gpa" in args else (args["gfn"] << shift) + offset
+    return gpa
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +123,7 @@ class Board:
         self._pending = None
         check_verbs([line])
         args = values(VERBS[line.verb], line.args)
-        if line.verb in _ACCESS:
+        if line.verb in ACCESSES:
             return self.access(line.verb, args)
         return Order(_ORDERS[line.verb](self, args))
 
@@ -136,7 +152,7 @@ class Board:
         """Return the command of a guest's access."""
         offset = CODE_OFFSET if verb == "exec" else ACCESS_OFFSET
         gpa = args["gpa"] if "gpa" in args else (args["gfn"] << self.shift) + offset
-        command = f"run {args.get('vcpu', 0):x} {_ACCESS[verb]} {gpa:x}"
+        command = f"run {args.get('vcpu', 0):x} {ACCESSES[verb]} {gpa:x}"
         return Order(command, gpa >> self.shift)
 
     def pages(self, args: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -240,7 +256,7 @@ def check_verbs(lines: Iterable[records.StepLine]) -> None:
 
     :raises LabError: with what it can do.
     """
-    known = {*_ORDERS, *_ACCESS}
+    known = {*_ORDERS, *ACCESSES}
     for line in lines:
         if line.verb not in known:
             raise LabError(
