@@ -385,6 +385,8 @@ def kvmarch_prepare_memory_region(
 ) -> int:
     """Check and prepare a memslot change, before it is visible.
 
+    A coroutine where it takes mmu_lock itself.
+
     :Kernel: kvm_arch_prepare_memory_region().
     :Locking: slots_lock.
     :param change: ``create``, ``delete``, ``move`` or ``flags_only``.

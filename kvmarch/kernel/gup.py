@@ -291,16 +291,17 @@ def _set_access_flags(mm: Mm, vpn: int, write: bool) -> bool:
     return True
 
 
-async def fixup_user_fault(vm: Vm, slot: Memslot, gfn: int, write: bool) -> bool:
-    """Let the host's own entry behind a gfn allow an access, and take no page.
+async def fixup_user_fault(vm: Vm, hva: int, write: bool) -> bool:
+    """Let the host's own entry of an address allow an access, and take no page.
 
     For a guest that walks the host's tables.
 
     :Kernel: fixup_user_fault(): the entry is made young, and for a write dirty.
+    :param hva: in bytes.
     :returns: False if no VMA allows the access.
     """
     mm = vm.mm
-    vpn = slot.hva(gfn, vm.page_shift) >> vm.page_shift
+    vpn = hva >> vm.page_shift
     _spins = 0
     while _spins < _TRIES:
         _spins += 1

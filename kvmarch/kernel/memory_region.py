@@ -19,7 +19,7 @@ from kvmarch.kernel.memslots import (
     Memslots,
 )
 from kvmarch.kernel.vm import Vm
-from kvmarch.machine.steps import BLOCKED, op
+from kvmarch.machine.steps import BLOCKED, Op, op
 
 U64 = 1 << 64
 MAX_PAGES = (1 << 31) - 1
@@ -333,6 +333,16 @@ def _prepare(vm: Vm, old: Memslot | None, new: Memslot | None, change: str) -> i
     return int(vm.k.prepare_memory_region.fn(vm, old, new, change))
 
 
+async def _prepared(
+    vm: Vm, old: Memslot | None, new: Memslot | None, change: str
+) -> int:
+    """Let the architecture prepare a change: in one step, or by a path of its own."""
+    if isinstance(vm.k.prepare_memory_region, Op):
+        return await _prepare(vm, old, new, change)
+    errno: int = await vm.k.prepare_memory_region(vm, old, new, change)
+    return errno
+
+
 @op(name="free dirty bitmap")
 def _free_bitmap(vm: Vm, slot: Memslot | None, kept: Memslot | None) -> None:
     """Free the bitmap of a slot that is no more, unless the other one has it too."""
@@ -354,7 +364,7 @@ async def _create_or_flags(
     if arch_lock:
         await vm.slots_arch_lock.take_write()
     new = await _with_bitmap(vm, new)
-    errno = await _prepare(vm, old, new, change)
+    errno = await _prepared(vm, old, new, change)
     if errno:
         await _free_bitmap(vm, new, old)
         if arch_lock:
@@ -383,7 +393,7 @@ async def _delete_or_move(
         await vm.slots_arch_lock.take_write()
     if new is not None:
         new = await _with_bitmap(vm, new)
-    errno = await _prepare(vm, old, new, change)
+    errno = await _prepared(vm, old, new, change)
     if errno:
         if vm.k.reinstalls_slots:
             slots = await _slots_with(vm, as_id, invalid, old)

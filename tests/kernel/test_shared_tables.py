@@ -96,29 +96,26 @@ def test_a_huge_entry_is_told_with_its_pages(bench):
 
 def test_a_fault_makes_the_entry_young_and_dirty(heard):
     vpn = heard.vpn(1)
-    slot = heard.vm.memslots[0].by_id(0)
     heard.do(age(heard.mm, heard.at(1), heard.at(2), "clear_young"))
     heard.mm.set_pte(vpn, heard.mm.pte(vpn) & ~DIRTY)
 
-    assert heard.do(fixup_user_fault(heard.vm, slot, 1, False))
+    assert heard.do(fixup_user_fault(heard.vm, heard.at(1), False))
     assert heard.mm.pte(vpn) & (PRESENT | YOUNG | DIRTY) == PRESENT | YOUNG
-    assert heard.do(fixup_user_fault(heard.vm, slot, 1, True))
+    assert heard.do(fixup_user_fault(heard.vm, heard.at(1), True))
     assert heard.mm.pte(vpn) & (YOUNG | DIRTY | WRITE) == YOUNG | DIRTY | WRITE
 
 
 def test_a_fault_that_the_host_forbids_fails(heard):
-    slot = heard.vm.memslots[0].by_id(0)
     heard.do(mprotect(heard.mm, heard.at(1), heard.at(2), write=False))
 
-    assert not heard.do(fixup_user_fault(heard.vm, slot, 1, True))
-    assert heard.do(fixup_user_fault(heard.vm, slot, 1, False))
+    assert not heard.do(fixup_user_fault(heard.vm, heard.at(1), True))
+    assert heard.do(fixup_user_fault(heard.vm, heard.at(1), False))
 
 
 def test_a_write_copies_what_is_shared(heard):
-    slot = heard.vm.memslots[0].by_id(0)
     heard.do(touch_pages(heard.mm, heard.at(1), (7,)))
     heard.do(fork(heard.mm))
     old = heard.pfn(1)
 
-    assert heard.do(fixup_user_fault(heard.vm, slot, 1, True))
+    assert heard.do(fixup_user_fault(heard.vm, heard.at(1), True))
     assert heard.pfn(1) != old
