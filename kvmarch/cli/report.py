@@ -10,6 +10,7 @@ import click
 
 from kvmarch.cli.commands import choose_of, load_plugins
 from kvmarch.cli.shared import choose_options, emit, jobs_option
+from kvmarch.errors import KvmarchError
 
 
 @click.command()
@@ -61,6 +62,10 @@ def report(
     from kvmarch.scenarios.cells import How
 
     began = time.monotonic()
+    folder = Path(output).parent
+    if not folder.is_dir():
+        # Said now, and not after minutes of work.
+        raise KvmarchError(f"{output}: there is no directory {folder}")
     choose = choose_of(arch, kernel, plus, minus, settings)
     plugins = load_plugins(choose)
 

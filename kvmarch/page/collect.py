@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from kvmarch.changes import show_release
-from kvmarch.errors import UnknownNameError
+from kvmarch.errors import ExploreError, ScenarioError, UnknownNameError
 from kvmarch.page.formats import formats_data
 from kvmarch.page.pack import Packer
 from kvmarch.page.state import GROUPS
-from kvmarch.page.work import Job, do_job, jobs_of
+from kvmarch.page.work import Job, do_job, jobs_of, try_job
 from kvmarch.plugins import Plugins
 from kvmarch.scenarios.cells import How
 from kvmarch.scenarios.compare import Choose
@@ -42,11 +42,19 @@ def chosen_scenarios(names: Iterable[str], plugins: Plugins) -> list[Scenario]:
 
     Without names: those that need one schedule only, also those that plugins bring,
     and the races of the five posts.
+
+    :raises ScenarioError: two of them have the same name.
     """
     folders = plugins.scenario_folders()
     given = list(names)
     if given:
-        return [load(find(name, folders)) for name in dict.fromkeys(given)]
+        chosen: dict[str, Scenario] = {}
+        for name in dict.fromkeys(given):
+            scenario = load(find(name, folders))
+            if scenario.name in chosen:
+                raise ScenarioError(f"{name}: there is another {scenario.name}")
+            chosen[scenario.name] = scenario
+        return list(chosen.values())
     paths = dict(library())
     for folder in folders:
         for path in sorted(Path(folder).glob("*.toml")):
@@ -129,8 +137,11 @@ def _results(
     if jobs == 1:
         for number, job in enumerate(work):
             yield number, do_job(job, plugins)
-    elif work:
-        yield from in_processes(do_job, work, jobs)
+        return
+    for number, result in in_processes(try_job, work, jobs):
+        if "error" in result:
+            raise ExploreError(result["error"])
+        yield number, result
 
 
 def _follow(

@@ -1,6 +1,6 @@
 """One piece of what a page shows, computed in whatever process: plain values out."""
 
-__all__ = ["Job", "do_job", "jobs_of"]
+__all__ = ["Job", "do_job", "jobs_of", "try_job"]
 
 import functools
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kvmarch.changes import RELEASES, Release, find_release, show_release
-from kvmarch.errors import KernelError
+from kvmarch.errors import KernelError, KvmarchError
 from kvmarch.explore.schedule import Schedule, merged
 from kvmarch.page.player import Camera, trace_data
 from kvmarch.plugins import Loaded, Plugins, load
@@ -85,6 +85,14 @@ def do_job(job: Job, plugins: Plugins | None = None) -> dict[str, Any]:
     if job.arch:
         return _explored(job, plugins)
     return _compared(job, plugins)
+
+
+def try_job(job: Job) -> dict[str, Any]:
+    """Do a piece of work; a user's error is told in the result, under ``error``."""
+    try:
+        return do_job(job)
+    except KvmarchError as error:
+        return {"error": str(error)}
 
 
 def _cell(job: Job, plugins: Plugins) -> Cell:

@@ -1,11 +1,16 @@
 """Fixtures of the page's tests: work on the toy, and pages made of it."""
 
+import shutil
+
 import pytest
 
 from kvmarch.page.collect import collect
+from kvmarch.page.html import page
 from kvmarch.page.work import do_job, jobs_of
+from kvmarch.plugins import load as load_plugins
 from kvmarch.scenarios.cells import How
 from kvmarch.scenarios.compare import Choose
+from kvmarch.scenarios.file import library, load
 
 COMPARED = """
 title = "a </script> scenario"
@@ -108,5 +113,137 @@ def gather(toys):
 
     def make(*scenarios, choose=None, **options):
         return collect(scenarios, toys, choose or Choose(), How(), **options)
+
+    return make
+
+
+# -- in a browser ------------------------------------------------------------------
+
+ARGUMENTS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--window-size=1400,1000",
+)
+WIDE = (1400, 1000)
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    """A headless Chromium with an empty profile."""
+    webdriver = pytest.importorskip(
+        "selenium.webdriver", reason="selenium is not installed"
+    )
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    driver = shutil.which("chromedriver")
+    if browser is None or driver is None:
+        pytest.skip("there is no chromium with a chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for argument in ARGUMENTS:
+        options.add_argument(argument)
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    options.set_capability(
+        "goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"}
+    )
+    service = webdriver.ChromeService(driver)
+    started = webdriver.Chrome(options=options, service=service)
+    yield started
+    started.quit()
+
+
+@pytest.fixture
+def small(gather, compared, raced, tmp_path):
+    """A page of two scenarios on the toy."""
+    path = tmp_path / "small.html"
+    path.write_text(page(gather(compared, raced).data, "small"), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """A page of one scenario on two installed architectures."""
+    plugins = load_plugins()
+    choose = Choose(arch=("arm64", "x86"), kernel=("v5.4", "v6.9", "v6.12"))
+    scenario = load(library()["change_pte"])
+    data = collect([scenario], plugins, choose, How()).data
+    path = tmp_path_factory.mktemp("page") / "real.html"
+    path.write_text(page(data, "real"), "utf-8")
+    return path
+
+
+class View:
+    """A page that is open."""
+
+    def __init__(self, driver, path):
+        self.driver = driver
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+        driver.set_window_size(*WIDE)
+        driver.get_log("browser")
+        driver.get_log("performance")
+        driver.get("about:blank")
+        driver.get(path.as_uri())
+        self.js("document.documentElement.style.scrollBehavior = 'auto'")
+
+    def js(self, script, *arguments):
+        """Run a script; return what it returns."""
+        return self.driver.execute_script(script, *arguments)
+
+    def all(self, selector):
+        """Return the elements that a selector finds."""
+        return self.driver.find_elements("css selector", selector)
+
+    def one(self, selector):
+        """Return the only element that a selector finds."""
+        [found] = self.all(selector)
+        return found
+
+    def shown(self, selector):
+        """Return the texts of what a selector finds and can be seen."""
+        return [e.text for e in self.all(selector) if e.is_displayed()]
+
+    def text(self, selector):
+        """Return the text of an element, seen or not."""
+        return self.js("return arguments[0].textContent", self.one(selector))
+
+    def press(self, key):
+        """Press a key where the focus is."""
+        from selenium.webdriver.common.keys import Keys
+
+        name = getattr(Keys, key.upper(), key)
+        self.driver.switch_to.active_element.send_keys(name)
+
+    def choose(self, selector, text):
+        """Choose an option of a select by its text."""
+        from selenium.webdriver.support.ui import Select
+
+        Select(self.one(selector)).select_by_visible_text(text)
+
+    @property
+    def focused(self):
+        """Return the element that has the focus."""
+        return self.driver.switch_to.active_element
+
+
+@pytest.fixture
+def view(chromium, small):
+    """The small page, open."""
+    return View(chromium, small)
+
+
+@pytest.fixture
+def formats(chromium, real):
+    """The page of installed architectures, open."""
+    return View(chromium, real)
+
+
+@pytest.fixture
+def open_page(chromium):
+    """Open a file in the browser."""
+
+    def make(path):
+        return View(chromium, path)
 
     return make

@@ -1,10 +1,14 @@
 import json
+import sys
 
 import pytest
 
-from kvmarch.errors import ExploreError, UnknownNameError
-from kvmarch.page.collect import chosen_scenarios
+from kvmarch.errors import ExploreError, ScenarioError, UnknownNameError
+from kvmarch.page.collect import chosen_scenarios, collect
+from kvmarch.plugins import load as load_plugins
+from kvmarch.scenarios.cells import How
 from kvmarch.scenarios.compare import Choose
+from kvmarch.scenarios.file import library
 
 
 def test_without_names_sequential_scenarios_and_the_posts_are_chosen(toys):
@@ -21,17 +25,26 @@ def test_names_are_taken_once_and_in_order(toys):
     assert [scenario.name for scenario in chosen] == ["ksm_cow", "aging"]
 
 
+def test_two_scenarios_of_a_name_are_refused(toys, tmp_path):
+    path = tmp_path / "aging.toml"
+    path.write_text(library()["aging"].read_text("utf-8"), "utf-8")
+
+    with pytest.raises(ScenarioError, match="there is another aging"):
+        chosen_scenarios(["aging", str(path)], toys)
+
+
 def test_an_unknown_scenario_is_refused(toys):
     with pytest.raises(UnknownNameError, match="unknown scenario 'agin'"):
         chosen_scenarios(["agin"], toys)
 
 
 def test_processes_change_nothing(gather, compared, raced, monkeypatch, toys):
-    from kvmarch.page import collect as module
+    module = sys.modules["kvmarch.page.collect"]
 
     def elsewhere(function, items, jobs):
         assert jobs == 2
-        results = [(n, function(item, toys)) for n, item in enumerate(items)]
+        assert function is module.try_job
+        results = [(n, module.do_job(item, toys)) for n, item in enumerate(items)]
         yield from reversed(results)
 
     one = gather(compared, raced)
@@ -40,6 +53,21 @@ def test_processes_change_nothing(gather, compared, raced, monkeypatch, toys):
 
     assert two.data == one.data
     assert (two.status, two.notes) == (one.status, one.notes)
+
+
+def test_what_another_process_cannot_do_is_said(raced):
+    plugins = load_plugins()
+    schedule = "raced@x86-v6.1:a99999"
+
+    with pytest.raises(ExploreError, match="is done after"):
+        collect(
+            [raced],
+            plugins,
+            Choose(arch=("x86",), kernel=("v6.1",)),
+            How(),
+            jobs=2,
+            schedules=[schedule],
+        )
 
 
 def test_a_failure_outweighs_the_rest(gather, compared, disappointed):

@@ -5,8 +5,8 @@
 function startPrint() {
   let closed = [];
   window.addEventListener("beforeprint", () => {
-    closed = [...document.querySelectorAll("details:not([open])")].filter((one) => !one.hidden);
     Compare.panels.forEach((one) => !one.details.hidden && one.draw());
+    closed = [...document.querySelectorAll("details:not([open])")].filter((one) => !one.hidden);
     closed.forEach((one) => (one.open = true));
   });
   window.addEventListener("afterprint", () => closed.forEach((one) => (one.open = false)));
@@ -18,7 +18,7 @@ function startPage() {
   byId("subtitle").textContent = `${plural(archs.length, "architecture")}, ${ends[0]} to ${ends[1]}`;
   const tiers = DATA.archs.map((arch) => `${arch.title} (${arch.name}, ${arch.distribution})`);
   byId("lead").textContent = `How KVM manages guest memory on ${tiers.join("; ")}. ${plural(DATA.scenarios.length, "scenario")}, ${plural(DATA.traces.length, "schedule")} to step through.`;
-  const problems = [...DATA.refused, ...DATA.notes.filter((note) => note.startsWith("FAILED"))];
+  const problems = [...DATA.refused, ...DATA.notes.filter((note) => note.includes(": FAILED "))];
   if (problems.length) {
     byId("problems").append(make("div", { class: "notice", role: "note" }, make("ul", {}, problems.map((one) => make("li", {}, one)))));
   }

@@ -1,0 +1,68 @@
+import re
+
+import pytest
+
+
+def test_a_page_is_written_and_summed_up(kvmarch, own, tmp_path):
+    result = kvmarch("report", own(), "-k", "v6.1")
+
+    assert result.exit_code == 0
+    summary = r"report\.html: 1 scenarios, 1 schedules, \d\.\d MB, \d+ s\n"
+    assert re.fullmatch(summary, result.output)
+    text = (tmp_path / "report.html").read_text("utf-8")
+    assert text.startswith("<!doctype html>")
+    assert text.endswith("</html>\n")
+
+
+def test_a_dash_means_standard_output(kvmarch, own, tmp_path):
+    result = kvmarch("report", own(), "-k", "v6.1", "-o", "-")
+
+    assert result.output.startswith("<!doctype html>")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_failed_expectation_is_the_exit_status(kvmarch, own, tmp_path):
+    wrong = own('callback = "present"', 'callback = "absent"')
+
+    result = kvmarch("report", wrong, "-k", "v6.1")
+
+    assert result.exit_code == 1
+    assert "callback is 'present', expected 'absent'" in result.stderr
+    assert (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nothing",), "unknown scenario 'nothing'"),
+        (("aging", "-k", "v99.1"), "unknown release 'v99.1'"),
+        (("aging", "-a", "vax"), "unknown architecture 'vax'"),
+        (
+            ("aging", "-k", "v6.1", "-o", "no/where.html"),
+            "no/where.html: there is no directory no",
+        ),
+        (("aging", "-k", "v6.1", "-o", "."), ".: is a directory"),
+        (("aging", "--schedule", "ksm_cow@toy-v6.1:a1"), "there is aging"),
+        (("aging", "-k", "v6.1", "--schedule", "aging@toy-v6.1"), "is of 'aging@"),
+        (("aging", "-k", "v6.1", "--schedule", "aging@toy-v6.1:x"), "no turns such"),
+        (
+            ("aging", "-k", "v6.1", "--schedule", "aging@toy-v6.1:a99999"),
+            "is done after",
+        ),
+    ],
+)
+def test_wrong_input_is_one_line(kvmarch, arguments, said, tmp_path):
+    result = kvmarch("report", *arguments)
+
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_seconds_bound_each_search(kvmarch, tmp_path):
+    result = kvmarch("report", "change_pte_cow", "-k", "v6.1", "--seconds", "0.000001")
+
+    assert result.exit_code == 3
+    assert "cut at" in result.stderr
+    assert "unknown" in (tmp_path / "report.html").read_text("utf-8")
