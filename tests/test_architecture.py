@@ -84,6 +84,7 @@ LAYERS = {
         "walk",
     },
     "walk": {"changes", "errors", "format", "plugins", "report", "scenarios"},
+    "kit": {"errors", "hookspecs"},
     "testing": {
         "arch",
         "blame",
@@ -100,6 +101,7 @@ LAYERS = {
     "cli": {
         "errors",
         "explore",
+        "kit",
         "lab",
         "page",
         "plugins",

@@ -1,6 +1,8 @@
 """The commands for authors of architectures."""
 
-__all__ = ["check_plugin"]
+__all__ = ["check_plugin", "new_arch"]
+
+from pathlib import Path
 
 import click
 
@@ -26,3 +28,48 @@ def check_plugin(
 
     arch = load_plugins().get(name)
     print_table(check_table(arch, run_contract(name, words(kernel))), style, output)
+
+
+@click.command("new-arch")
+@click.argument("name")
+@click.option(
+    "--page-size",
+    type=int,
+    default=4096,
+    show_default=True,
+    help="Bytes of a page, and of a table.",
+)
+@click.option(
+    "--levels", type=int, default=3, show_default=True, help="Levels of tables."
+)
+@click.option(
+    "--tier",
+    type=click.IntRange(1, 5),
+    default=5,
+    show_default=True,
+    help="The highest tier to write.",
+)
+@click.option(
+    "--output",
+    "-o",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Where to write it; kvmarch-NAME here, if it is left out.",
+)
+def new_arch(
+    name: str, page_size: int, levels: int, tier: int, output: Path | None
+) -> None:
+    """Write a distribution with a new architecture that passes its tests at once."""
+    from kvmarch.kit.write import Geometry, write_arch
+
+    taken = load_plugins().loaded
+    paths = write_arch(name, Geometry(page_size, levels), tier, output, taken)
+    for path in paths:
+        click.echo(path)
+    folder = output or f"kvmarch-{name}"
+    click.echo(
+        f"\nNext: pip install -e '{folder}[test]'\n"
+        f"      python -m pytest {folder}\n"
+        f"      kvmarch check-plugin {name}\n"
+        f"      kvmarch compare change_pte"
+    )

@@ -11,6 +11,7 @@ from kvmarch.cli.shared import Group
 LATER = {
     "bugs": "catalogue",
     "check-plugin": "authors",
+    "new-arch": "authors",
     "completion": "completion",
     "explain": "exploring",
     "explore": "exploring",

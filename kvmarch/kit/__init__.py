@@ -1,0 +1,1 @@
+"""A new architecture: the distribution that ``kvmarch new-arch`` writes."""
