@@ -29,6 +29,7 @@ from kvmarch.plugins import Loaded, link
 from kvmarch.walk.image import Region, open_image
 from kvmarch.walk.path import Walker, entry_order
 
+_LEFT = re.compile(r" rc=0 exit=[56]\b(?: mmio=([0-9a-f]+))?")
 BOOT = 3
 """How many times longer than a step a boot may take."""
 
@@ -278,7 +279,6 @@ class Session:
 
     def _look(self, board: Board, gfn: int, said: list[tuple[str, str]]) -> Look:
         answers = tuple(text for letter, text in said if letter == "C")
-        ran = any(re.search(r" rc=0 exit=[56]\b", text) for text in answers)
         board.settle(all(" rc=0" in text for text in answers))
         frames: dict[str, tuple[int, ...]] = {}
         counters: dict[str, int] = {}
@@ -294,7 +294,7 @@ class Session:
             board.reached.add(gfn)
         known = dict.fromkeys(board.reached, 0) | board.frames_by_gfn(frames)
         if self._observer is not None:
-            near = {gfn, board.setup.code_gfn} if ran else set()
+            near = self._reached(board, gfn, answers)
             touched = {page for page in near if known.get(page)}
             self.touched = self.touched or bool(touched)
             with self._emulator.paused():
@@ -310,6 +310,16 @@ class Session:
             tuple(text for letter, text in said if letter == "W"),
             counters,
         )
+
+    @staticmethod
+    def _reached(board: Board, gfn: int, answers: tuple[str, ...]) -> set[int]:
+        """Return the pages that the guest has reached: none that it left for as MMIO."""
+        for text in answers:
+            found = _LEFT.search(text)
+            if found is not None:
+                left = -1 if found[1] is None else int(found[1], 16) >> board.shift
+                return {gfn, board.setup.code_gfn} - {left}
+        return set()
 
     def _seen_none(self) -> bool:
         """Return whether there can be no tree yet: nobody has touched anything."""

@@ -138,11 +138,15 @@ class Board:
         self._pending = None
 
     def frames_by_gfn(self, frames: Mapping[str, tuple[int, ...]]) -> dict[int, int]:
-        """Return the pfn behind each gfn that a slot has; 0 where there is none."""
+        """Return the pfn behind each gfn that a slot has; 0 where there is none.
+
+        Guests run in the first address space; slots of others are not theirs.
+        """
         lists = [frames.get(row.name, ()) for row in self.setup.memories]
         return {
             slot.gfn + i: pfn
-            for slot in self.slots.values()
+            for (as_id, _), slot in self.slots.items()
+            if not as_id
             for i, pfn in enumerate(
                 lists[slot.memory][slot.page : slot.page + slot.pages]
             )
