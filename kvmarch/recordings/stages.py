@@ -30,6 +30,8 @@ _MARK = re.compile(r"gfn ([0-9a-f]+) access ([0-9a-f]+) gen ([0-9a-f]+)")
 _CHECK = re.compile(
     r"spte ([0-9a-f]+) kvm_gen ([0-9a-f]+) spte-gen ([0-9a-f]+) valid ([0-9a-f]+)"
 )
+_ERRNOS = {"error": 14, "hlt": 0, "mmio": 0}
+"""What KVM_RUN fails with, by what the model says of it: EFAULT or nothing."""
 _EXITS = {"5": "hlt", "6": "mmio"}
 """KVM_EXIT_HLT and KVM_EXIT_MMIO."""
 
@@ -362,14 +364,16 @@ class Comparison:
         given = dict(word.split("=", 1) for word in words if "=" in word)
         what = f"call {' '.join(words[:3])}"
         try:
-            if words[0] == "slot":
+            if words[0] in {"slot", "clear"}:
                 return self.same(stage, what, int(given["errno"]), value)
             if words[0] == "dirty":
                 rc, bits = int(given["rc"]), words[2] if len(words) > 2 else "0"
                 return self.same(
                     stage, what, (rc, int(bits, 16)), (-1 if value[0] else 0, value[1])
                 )
-            if words[0] == "run" and int(given["rc"]) == 0:
+            if words[0] == "run" and int(given["rc"]):
+                return self.same(stage, what, int(given["errno"]), _ERRNOS[value])
+            if words[0] == "run":
                 real = _EXITS.get(given["exit"], given["exit"])
                 where = ""
                 if "mmio" in given:
@@ -427,7 +431,15 @@ class Comparison:
             yield self.same(stage, "mmio entries", real, model)
 
 
-_CALLS = {"slot", "slot_delete", "read", "write", "dirty_get"}
+_CALLS = {
+    "slot",
+    "slot_delete",
+    "read",
+    "write",
+    "exec",
+    "dirty_get",
+    "dirty_clear",
+}
 """Verbs whose result the recording's program prints."""
 
 _MMIO = {
