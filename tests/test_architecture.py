@@ -77,6 +77,7 @@ LAYERS = {
         "changes",
         "errors",
         "format",
+        "machine",
         "plugins",
         "recordings",
         "report",

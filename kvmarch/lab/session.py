@@ -313,7 +313,7 @@ class Session:
 
     @staticmethod
     def _reached(board: Board, gfn: int, answers: tuple[str, ...]) -> set[int]:
-        """Return the pages that the guest has reached: none that it left for as MMIO."""
+        """Return the pages that the guest has reached; not one that was MMIO."""
         for text in answers:
             found = _LEFT.search(text)
             if found is not None:
