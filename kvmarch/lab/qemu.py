@@ -29,7 +29,7 @@ from kvmarch.errors import LabError
 
 TAIL = 30
 """Lines of the console that an error shows."""
-_ANSWER = re.compile(r"@([KPTCHFEMWXQ#!.])(?: (.*))?$")
+_ANSWER = re.compile(r"@([KPTCHFEMNWXQ#!.])(?: (.*))?$")
 _DIED = ("Kernel panic - not syncing", "Unable to mount root fs")
 _PR_SET_PDEATHSIG = 1
 

@@ -1,6 +1,6 @@
 """Looking for entries in all of an image, table by table (extra ``kvmarch[lab]``)."""
 
-__all__ = ["Scanner"]
+__all__ = ["Scanner", "filled"]
 
 import os
 from collections.abc import Iterator
@@ -65,6 +65,14 @@ class Scanner:
                     if low < high:
                         done = high
                         yield low, high
+
+
+def filled(image: Image) -> Iterator[tuple[int, int]]:
+    """Yield the parts of an image's file that hold memory and are no holes."""
+    with Path(image.path).open("rb") as file:
+        for _pa, size, offset in image.regions:
+            assert size is not None
+            yield from _extents(file.fileno(), offset, offset + size)
 
 
 def _extents(file: int, start: int, end: int) -> Iterator[tuple[int, int]]:
