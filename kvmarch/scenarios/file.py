@@ -9,6 +9,7 @@ __all__ = ["find", "library", "load", "scenario_of"]
 import tomllib
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,10 @@ class _Reader:
             self.verdict(row, where)
             for row, where in self.rows(raw, "", "verdict", dict, [])
         )
+        said = [replace(row, because="") for row in verdicts]
+        for number, row in enumerate(said):
+            if row in said[:number]:
+                raise self.refuse(f"verdict[{number}]", "says what another one says")
         bug = self.take(raw, "", "bug", dict, None)
         schedule = tuple(
             self.turn(text, f"schedule[{i}]", names)

@@ -42,7 +42,14 @@ def expect(text):
     return base(rest=both)
 
 
+TWICE = '[[verdict]]\nkernel = "v6.1"\nverdict = "never"\nbecause = "{}"\n'
+
 REFUSED = [
+    pytest.param(
+        base(rest=TWICE.format("one") + TWICE.format("another")),
+        "verdict[1]: says what another one says",
+        id="verdict-twice",
+    ),
     pytest.param("title = ", "not TOML: Invalid value", id="not-toml"),
     pytest.param("a = " + "[" * 5000, "not TOML: ", id="deep"),
     pytest.param("a = " + "9" * 5000, "not TOML: ", id="long"),
