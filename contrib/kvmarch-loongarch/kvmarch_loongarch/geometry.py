@@ -103,7 +103,9 @@ def _geometry(page_shift: int, levels: int) -> Geometry:
         levels=levels,
         bits=bits,
         shifts=tuple(level * bits for level in range(levels)),
-        empty=tuple(KERNEL_IMAGE + level * size if level else 0 for level in range(levels)),
+        empty=tuple(
+            KERNEL_IMAGE + level * size if level else 0 for level in range(levels)
+        ),
         directory=_directory(page_shift),
     )
 

@@ -69,9 +69,7 @@ def translate(vcpu: Vcpu, gfn: int, access: str) -> Translation | str:
         return "beyond"
     found = vcpu.tlb.lookup(arch.gid, gfn)
     if found is None:
-        found = (
-            _hardware(vcpu, gfn, access) if vm_arch.ptw else _software(vcpu, gfn)
-        )
+        found = _hardware(vcpu, gfn, access) if vm_arch.ptw else _software(vcpu, gfn)
     if found.allows(access):
         return found
     return "modified" if found.read else "invalid"

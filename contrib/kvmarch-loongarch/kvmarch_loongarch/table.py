@@ -55,7 +55,9 @@ def at_or_above(vm: Vm, gfn: int, level: int) -> Found | None:
     while True:
         index = geometry.index(gfn, above)
         entry = table.get(index)
-        if above == level or (above and entry & HUGE and entry != geometry.empty[above]):
+        if above == level or (
+            above and entry & HUGE and entry != geometry.empty[above]
+        ):
             return Found(table, index, entry)
         if entry == geometry.empty[above]:
             return None
