@@ -30,8 +30,9 @@ _MARK = re.compile(r"gfn ([0-9a-f]+) access ([0-9a-f]+) gen ([0-9a-f]+)")
 _CHECK = re.compile(
     r"spte ([0-9a-f]+) kvm_gen ([0-9a-f]+) spte-gen ([0-9a-f]+) valid ([0-9a-f]+)"
 )
-_ERRNOS = {"error": 14, "hlt": 0, "mmio": 0}
-"""What KVM_RUN fails with, by what the model says of it: EFAULT or nothing."""
+_ERRNOS = {"error": 14, "hlt": 0, "livelock": 4, "mmio": 0}
+"""What KVM_RUN fails with, by what the model says of it: EFAULT, nothing, or EINTR
+where the lab interrupts a guest that never gets on."""
 _EXITS = {"5": "hlt", "6": "mmio"}
 """KVM_EXIT_HLT and KVM_EXIT_MMIO."""
 
