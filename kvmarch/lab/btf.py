@@ -87,7 +87,11 @@ class Types:
 
     def place_of(self, name: str) -> int | None:
         """Return the place of a name, which is there once."""
-        at = self._names.find(b"\0" + name.encode("ascii") + b"\0")
+        word = name.encode("ascii") + b"\0"
+        if self._names.startswith(word):
+            # A module's names continue the kernel's: the first has no end before it.
+            return self._names_from
+        at = self._names.find(b"\0" + word)
         if at >= 0:
             return self._names_from + at + 1
         return None if self._base is None else self._base.place_of(name)
