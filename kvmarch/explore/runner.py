@@ -2,9 +2,10 @@
 
 __all__ = ["Measured", "Runner"]
 
+from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from kvmarch.explore.cells import Cells, Image, Log, watched
 from kvmarch.explore.program import Program
@@ -16,6 +17,10 @@ from kvmarch.machine.world import Violation
 
 class Measured:
     """A step that was run, and what it touched.
+
+    Steps commute if neither writes what the other reads. What a step has only added to
+    an unordered variable, or taken from it, is its own: it writes that and does not
+    read it, so that two readers of a lock commute, and one who looks at them does not.
 
     :param reads: objects that it touched, a bit for each; those that it wrote too.
     :param moved: whether it could; one that must wait has read what it waits for.
@@ -29,6 +34,28 @@ class Measured:
         self.reads = self.writes = 0
         self.moved = False
         self.lost: tuple[Violation, ...] = ()
+
+
+class _Touched(NamedTuple):
+    """Cells that a step has touched; among them those that it has written or updated.
+
+    :param updated: unordered ones of which it has seen nothing but its own.
+    """
+
+    cells: frozenset[int]
+    written: frozenset[int]
+    updated: frozenset[int]
+
+
+def _moves(before: Any, after: Any) -> int:
+    """Return how many names were added to an unordered list, or taken from it.
+
+    :param before: a sorted tuple of names, or of such tuples.
+    """
+    if any(isinstance(item, tuple) for item in (*before, *after)):
+        return sum(_moves(*pair) for pair in zip(before, after, strict=True))
+    one, other = Counter(before), Counter(after)
+    return (one - other).total() + (other - one).total()
 
 
 class Runner:
@@ -49,7 +76,9 @@ class Runner:
         self.tasks: list[Task] = []
         self._object: list[int] = []
         """By cell, the object to which it belongs: another cell or itself."""
-        self._touched: dict[Any, tuple[frozenset[int], frozenset[int]]] = {}
+        self._ordered: set[int] = set()
+        """Cells whose updates others wait for, or ask for: no two of them commute."""
+        self._touched: dict[Any, _Touched] = {}
         self._waits: set[Any] = set()
         self._varies: set[Any] = set()
 
@@ -116,24 +145,34 @@ class Runner:
         event.moved = self._step(i)
         event.lost = tuple(self.world.violations) if event.moved else ()
         self.world.violations.clear()
-        touched, written = self._look()
-        self._learn(event, touched, written)
-        event.reads, event.writes = self._objects(touched), self._objects(written)
+        touched = self._look()
+        self._learn(event, touched)
+        own = touched.updated - self._ordered
+        event.reads = self._objects(touched.cells - own)
+        event.writes = self._objects(touched.written)
         return event
 
-    def _look(self) -> tuple[frozenset[int], frozenset[int]]:
-        """Return the cells that were touched and written since the log was cleared."""
+    def _look(self) -> _Touched:
+        """Return what was touched since the log was cleared."""
         cells, log = self.cells, self._log
         stored = {cells.cell(owner, name) for owner, name in log.stored}
-        touched = stored | {cells.cell(owner, name) for owner, name in log.read}
+        looks = Counter(cells.cell(owner, name) for owner, name in log.read)
+        touched = stored | looks.keys()
+        updated = set()
         now = cells.now
         for cell in touched:
-            number = cells.look(cell)
-            if number != now[cell]:
-                now[cell] = number
-                stored.add(cell)
+            number, before = cells.look(cell), now[cell]
+            if number == before:
+                continue
+            now[cell] = number
+            if cell in cells.unordered and cell not in stored:
+                values = cells.values[cell]
+                # Who looks at it once for each name that comes or goes does only that.
+                if looks[cell] == _moves(values[before], values[number]):
+                    updated.add(cell)
+            stored.add(cell)
         log.clear()
-        return frozenset(touched), frozenset(stored)
+        return _Touched(frozenset(touched), frozenset(stored), frozenset(updated))
 
     def _objects(self, cells: frozenset[int]) -> int:
         bits = 0
@@ -151,6 +190,9 @@ class Runner:
 
     def _join(self, cells: frozenset[int]) -> None:
         """Take cells as one object from now on."""
+        if not cells <= self._ordered:
+            self._ordered |= cells
+            self.grown = True
         objects = sorted({self._find(cell) for cell in cells})
         for other in objects[1:]:
             self._object[other] = objects[0]
@@ -158,18 +200,19 @@ class Runner:
 
     # -- learning --------------------------------------------------------------
 
-    def _learn(
-        self, event: Measured, touched: frozenset[int], written: frozenset[int]
-    ) -> None:
+    def _learn(self, event: Measured, touched: _Touched) -> None:
         op = event.key[0]
         if not event.moved and op not in self._waits:
             self._waits.add(op)
             self.grown = True
         if op in self._waits:
-            self._join(touched)
+            # What it waits for is what it looks at while it does: one that goes on
+            # has touched what comes after it as well.
+            if not event.moved:
+                self._join(touched.cells)
             return
-        known = self._touched.setdefault(event.key, (touched, written))
-        if known != (touched, written) and op not in self._varies:
+        known = self._touched.setdefault(event.key, touched)
+        if known != touched and op not in self._varies:
             self._varies.add(op)
             self.grown = True
 
@@ -192,8 +235,7 @@ class Runner:
         self._log.clear()
         lost = self.program.always()
         self.world.violations.clear()
-        touched, _written = self._look()
-        self._join(touched)
+        self._join(self._look().cells)
         return lost
 
     def ask_at_rest(self) -> tuple[Violation, ...]:

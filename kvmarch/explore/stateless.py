@@ -9,9 +9,14 @@ It shares with the first engine how accesses are watched, and nothing else: no
 standpoints, no merging, no transitions that are looked up.
 
 A step that can wait is enabled by what it reads, which others write. The cells that it
-reads are taken as one object, so that the order of all steps on them is part of the
-trace. That a step can wait, or that the same step touches different cells in different
-states, is learnt; a search that has learnt something begins anew.
+reads while it waits are taken as one object, so that the order of all steps on them is
+part of the trace. Readers of a lock, of SRCU and of RCU commute with each other as long
+as nobody waits for them: they add and take away their own names only. If somebody does,
+they are ordered like all others: of two readers neither of which can leave before the
+other has entered, no single one could be put behind who waits for both.
+
+That a step can wait, or that the same step touches different cells in different states,
+is learnt; a search that has learnt something begins anew.
 """
 
 __all__ = ["Lost", "Traces", "explore_stateless"]
