@@ -106,6 +106,7 @@ class Observer:
         self._layouts = dict.fromkeys(m.layout for m, _ in self._machines)
         self._kinds: dict[tuple[int, int, int], str] = {}
         self._root: tuple[int, WalkLayout] | None = None
+        self._layout: WalkLayout | None = None
         self._gfns: set[int] = set()
         self._best = 0
 
@@ -130,7 +131,7 @@ class Observer:
         self._gfns.update(known.frames)
         entries = None if self._root is None else self._read(*self._root)
         if entries is None or not _maps(entries, known):
-            found = find_root(self._image, self._layouts, known, self._byteorder)
+            found = self._find(known)
             if found is not None:
                 self._root = found
                 entries = self._read(*found)
@@ -140,6 +141,16 @@ class Observer:
                 return Seen(None, "no tree maps what was touched", ())
             return Seen(None, "nothing is touched, so nothing tells the root", ())
         return Seen(self._root[0], BY_FRAMES, self._named(entries, self._root[1]))
+
+    def _find(self, known: Known) -> tuple[int, WalkLayout] | None:
+        """Look for the root: in the layout of the machine's other VMs, then in all."""
+        usual = () if self._layout is None else (self._layout,)
+        for layouts in (usual, self._layouts):
+            found = find_root(self._image, layouts, known, self._byteorder)
+            if found is not None:
+                self._layout = found[1]
+                return found
+        return None
 
     def _read(self, root: int, layout: WalkLayout) -> list[_Raw] | None:
         """Return the entries of a tree by gfn, None if it is none any more."""
