@@ -41,6 +41,7 @@ LAYERS = {
     },
     "page": {
         "arch",
+        "blame",
         "changes",
         "errors",
         "explore",

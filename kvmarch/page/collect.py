@@ -29,7 +29,8 @@ from kvmarch.scenarios.records import Scenario
 class Collected:
     """The data of a page, and what is to be said about it.
 
-    :param status: as of a command: 1 if an expectation failed, 3 if a search was cut.
+    :param status: as of a command: 2 if a plugin failed, otherwise 1 if an expectation
+        did, otherwise 3 if a search was cut.
     """
 
     data: dict[str, Any]
@@ -98,6 +99,7 @@ def collect(
         done[number] = result
         progress(len(done), len(work))
     out = Collected({})
+    statuses: set[int] = set()
     shown = {scenario.name: _about(scenario) for scenario in chosen}
     for number, job in enumerate(work):
         result = done.pop(number)
@@ -111,9 +113,13 @@ def collect(
         out.notes.extend(
             f"{job.scenario.name}: {note}" for note in result.get("notes", ())
         )
-        status = result.get("status", 0)
-        if status == 1 or not out.status:
-            out.status = status
+        statuses.add(result.get("status", 0))
+    formats = formats_data(plugins, choose)
+    if formats["failed"]:
+        out.notes.extend(formats["failed"])
+        statuses.add(2)
+    # What weighs most comes first: a plugin that fails, an expectation, a cut.
+    out.status = next((status for status in (2, 1, 3) if status in statuses), 0)
     out.data = {
         "version": version("kvmarch"),
         "releases": [show_release(release) for release in choose.releases()],
@@ -122,7 +128,7 @@ def collect(
         "posts": dict(POSTS),
         "properties": {p.id: [p.sentence, p.source] for p in ALWAYS_ON},
         "scenarios": list(shown.values()),
-        "formats": formats_data(plugins, choose),
+        "formats": formats,
         "groups": list(GROUPS),
         "traces": packer.traces,
         "texts": packer.texts,

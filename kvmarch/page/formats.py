@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from kvmarch.arch import EntryKind
+from kvmarch.blame import blaming
 from kvmarch.changes import RELEASES, Release, show_release
-from kvmarch.errors import KvmarchError
+from kvmarch.errors import KvmarchError, PluginError
 from kvmarch.format.bits import EntryFormat, Field
 from kvmarch.plugins import Loaded, Plugins, link
 from kvmarch.scenarios.compare import Choose
@@ -58,29 +59,45 @@ def formats_data(plugins: Plugins, choose: Choose) -> dict[str, Any]:
     ``fields`` and ``formats`` are there once; ``sets`` are what a machine has: level,
     kind and number of the format. Each machine of an architecture says which set it
     has at each release, -1 for none; those that have what another one has, as far as
-    they are there, are left out.
+    they are there, are left out. ``failed`` says which plugins could not say theirs.
     """
     shelves = _Shelves()
-    archs = []
+    archs, failed = [], []
     for arch in choose.architectures(plugins):
-        machines: list[dict[str, Any]] = []
-        for settings in _settings(arch, choose, plugins):
-            numbers = [
-                shelves.set_of(_kinds(arch, release, settings, choose, plugins))
-                for release in choose.releases(RELEASES)
-            ]
-            if not any(_covers(machine["sets"], numbers) for machine in machines):
-                machines.append({"settings": settings, "sets": numbers})
+        try:
+            machines = _machines(arch, choose, plugins, shelves)
+        except PluginError as error:
+            failed.append(str(error))
+            continue
         archs.append(
             {"name": arch.name, "title": arch.info.title, "machines": machines}
         )
     return {
+        "failed": failed,
         "releases": [show_release(release) for release in choose.releases(RELEASES)],
         "fields": shelves.fields.things,
         "formats": shelves.formats.things,
         "sets": shelves.sets.things,
         "archs": archs,
     }
+
+
+def _machines(
+    arch: Loaded, choose: Choose, plugins: Plugins, shelves: _Shelves
+) -> list[dict[str, Any]]:
+    """Return the machines of an architecture that differ in what they have.
+
+    :raises PluginError: its code fails.
+    """
+    machines: list[dict[str, Any]] = []
+    for settings in _settings(arch, choose, plugins):
+        numbers = [
+            shelves.set_of(_kinds(arch, release, settings, choose, plugins))
+            for release in choose.releases(RELEASES)
+        ]
+        if not any(_covers(machine["sets"], numbers) for machine in machines):
+            machines.append({"settings": settings, "sets": numbers})
+    return machines
 
 
 def _covers(known: list[int], numbers: list[int]) -> bool:
@@ -109,10 +126,17 @@ def _kinds(
 ) -> list[EntryKind] | None:
     """Return the kinds of entries; None if the release has no such machine."""
     here = replace(choose, options=settings)
-    try:
+
+    def ask(arch: Loaded) -> list[EntryKind]:
         k = link(arch, release, **here.changes_for(arch, plugins))
         options = arch.info.settle(release, settings)
         return list(k.formats.fn(k, options))
+
+    try:
+        with blaming(arch, ask):
+            return ask(arch)
+    except PluginError:
+        raise
     except KvmarchError:
         # No such machine: another option would have to go with this one.
         return None

@@ -3,14 +3,16 @@
 __all__ = ["Job", "do_job", "jobs_of", "try_job"]
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from kvmarch.blame import blaming
 from kvmarch.changes import RELEASES, Release, find_release, show_release
-from kvmarch.errors import KernelError, KvmarchError
+from kvmarch.errors import KernelError, KvmarchError, PluginError, TierError
 from kvmarch.explore.schedule import Schedule, merged
+from kvmarch.explore.verdict import Verdict
 from kvmarch.page.player import Camera, trace_data
 from kvmarch.plugins import Loaded, Plugins, load
 from kvmarch.report.table import Table
@@ -163,11 +165,18 @@ def _answers(
 
 
 def _runs(
-    scenario: Scenario, where: Any, choose: Choose, plugins: Plugins
+    scenario: Scenario,
+    where: Iterable[tuple[Loaded, Release]],
+    choose: Choose,
+    plugins: Plugins,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the scenario's own schedule on some machines, step by step."""
+    """Yield the scenario's own schedule on some machines, step by step.
+
+    A machine that there is not, or that its plugin cannot run, has none: comparisons
+    say why.
+    """
     for arch, release in where:
-        with suppress(KernelError):
+        with suppress(KernelError, PluginError):
             played, _options = play_cell(scenario, arch, release, choose, plugins)
             cell = Cell(scenario, arch, release, choose)
             names = tuple(task.name for task in scenario.tasks)
@@ -176,9 +185,14 @@ def _runs(
 
 
 def _followed(cell: Cell, schedule: Schedule, plugins: Plugins) -> dict[str, Any]:
-    camera = Camera()
-    trace = trace_of(replay(cell, schedule, plugins, each=camera.take))
-    return trace_data(trace, camera, **_about(cell))
+    def follow(arch: Loaded) -> dict[str, Any]:
+        camera = Camera()
+        here = replace(cell, arch=arch)
+        trace = trace_of(replay(here, schedule, plugins, each=camera.take))
+        return trace_data(trace, camera, **_about(here))
+
+    with blaming(cell.arch, follow):
+        return follow(cell.arch)
 
 
 def _about(cell: Cell) -> dict[str, Any]:
@@ -196,6 +210,34 @@ def _about(cell: Cell) -> dict[str, Any]:
 
 def _explored(job: Job, plugins: Plugins) -> dict[str, Any]:
     cell = _cell(job, plugins)
+
+    def explore(arch: Loaded) -> dict[str, Any]:
+        return _found(replace(cell, arch=arch), job, plugins)
+
+    try:
+        with blaming(cell.arch, explore):
+            return explore(cell.arch)
+    except TierError as error:
+        return _nothing(cell, "not reached", str(error), 0)
+    except PluginError as error:
+        return _nothing(cell, "error", str(error), 2)
+
+
+def _nothing(cell: Cell, verdict: str, why: str, status: int) -> dict[str, Any]:
+    """Return what is said of a kernel that could not be explored."""
+    row = {
+        "property": "all",
+        "verdict": verdict,
+        "expected": "",
+        "met": True,
+        "because": why,
+        "steps": 0,
+    }
+    about = {**_about(cell), "states": 0, "cut": "", "rows": [row]}
+    return {"cell": about, "traces": [], "status": status, "notes": [why]}
+
+
+def _found(cell: Cell, job: Job, plugins: Plugins) -> dict[str, Any]:
     explored = explore_cell(cell, plugins, job.how, job.expected)
     outcome = outcome_of(explored)
     because = {row.property: row.because for row in job.expected}
@@ -203,19 +245,19 @@ def _explored(job: Job, plugins: Plugins) -> dict[str, Any]:
         verdict.property: _shown(explored, verdict, plugins)
         for verdict in explored.verdicts
     }
-    rows = []
-    for row in outcome.rows:
-        trace = traces.get(row["property"])
-        rows.append(
-            {
-                "property": row["property"],
-                "verdict": row["verdict"],
-                "expected": row["expected"],
-                "met": not _fails(explored, row["property"]),
-                "because": because.get(row["property"], because.get("*", "")),
-                "steps": len(trace["steps"]) if trace else 0,
-            }
-        )
+    rows = [
+        {
+            "property": row["property"],
+            "verdict": row["verdict"],
+            "expected": row["expected"],
+            "met": not _fails(explored, row["property"]),
+            "because": because.get(row["property"], because.get("*", "")),
+            "steps": len(traces[row["property"]]["steps"])
+            if row["property"] in traces
+            else 0,
+        }
+        for row in outcome.rows
+    ]
     about = {
         **_about(cell),
         "states": explored.search.states,
@@ -237,7 +279,7 @@ def _fails(explored: Explored, name: str) -> bool:
     return name in failed or ("*" in failed and name not in expected)
 
 
-def _shown(explored: Explored, verdict: Any, plugins: Plugins) -> dict[str, Any]:
+def _shown(explored: Explored, verdict: Verdict, plugins: Plugins) -> dict[str, Any]:
     camera = Camera()
     trace = told(explored, verdict, plugins, shortest=True, each=camera.take)
     about = {**_about(explored.cell), "property": verdict.property}

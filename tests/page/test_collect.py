@@ -1,10 +1,13 @@
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
 from kvmarch.errors import ExploreError, ScenarioError, UnknownNameError
 from kvmarch.page.collect import chosen_scenarios, collect
+from kvmarch.page.html import page
+from kvmarch.plugins import Plugins
 from kvmarch.plugins import load as load_plugins
 from kvmarch.scenarios.cells import How
 from kvmarch.scenarios.compare import Choose
@@ -106,3 +109,23 @@ def test_data_are_plain(gather, compared, raced):
     assert json.loads(json.dumps(data)) == data
     assert data["releases"] == ["v6.1"]
     assert [arch["name"] for arch in data["archs"]] == ["toy"]
+
+
+def broken(toy, name):
+    """Return the toy with an operation that raises."""
+
+    def fail(*_arguments):
+        raise ZeroDivisionError("no")
+
+    return Plugins([replace(toy, operations={**toy.operations, name: fail})], [])
+
+
+@pytest.mark.parametrize(
+    "name", ["formats", "decode", "entry", "translate", "unmap_gfn_range", "walk"]
+)
+def test_a_plugin_that_raises_is_named_and_the_page_is_made(toy, compared, raced, name):
+    found = collect([compared, raced], broken(toy, name), Choose(), How())
+
+    assert found.status == 2
+    assert any(f"hook kvmarch_{name} raised" in note for note in found.data["notes"])
+    assert page(found.data, "broken")

@@ -131,9 +131,11 @@ function diagram(group, names) {
 
 /** The same as a table: for those who do not see the diagram, and for print. */
 function fieldTable([before, after], states, names, same) {
-  const rows = [...states].map(([name, state]) => {
-    const a = before.find((field) => field.name === name);
-    const b = after.find((field) => field.name === name);
+  const find = (fields, name) => fields.find((field) => field.name === name);
+  const top = ([name]) => Math.max(...(find(after, name) || find(before, name)).parts.flat());
+  const ordered = [...states].sort((one, other) => top(other) - top(one));
+  const rows = ordered.map(([name, state]) => {
+    const [a, b] = [find(before, name), find(after, name)];
     const [sign, said] = STATES[state];
     const cells = same ? [make("td", {}, b.bits)] : [make("td", {}, a ? a.bits : "–"), make("td", {}, b ? b.bits : "–")];
     const text = a && b && meaning(a) !== meaning(b) ? [meaning(b), make("del", {}, meaning(a))] : [meaning(b || a)];

@@ -27,7 +27,7 @@ function traceOf(cell, property) {
 
 function verdictItem(cell, row, detail) {
   const none = row.property === "all";
-  const name = none ? (row.verdict === "never" ? "nothing lost" : "nothing found, cut") : row.property;
+  const name = none ? ({ never: "nothing lost", unknown: "nothing found, cut" }[row.verdict] || row.verdict) : row.property;
   const sign = make("span", { class: `sign ${row.verdict}`, "aria-hidden": "true" }, SIGNS[row.verdict] || "");
   const steps = row.steps ? make("span", { class: "steps-of" }, ` ${row.steps}`) : null;
   const said = none ? "" : ` lost ${row.verdict}`;
@@ -47,10 +47,11 @@ function verdictItem(cell, row, detail) {
 function verdictDetail(cell, row, trace) {
   const where = `${cell.arch} ${cell.kernel} ${cell.machine}`.trim();
   const parts = [];
-  if (row.property === "all") parts.push(make("b", {}, row.verdict === "never" ? "Nothing is lost" : "Nothing was found"), ` on ${where}. `);
+  if (row.property === "all") parts.push(make("b", {}, { never: "Nothing is lost", unknown: "Nothing was found" }[row.verdict] || row.verdict), ` on ${where}. `);
   else parts.push(make("b", {}, row.property), ` is lost ${row.verdict} on ${where}. `);
   const known = DATA.properties[row.property];
   if (known) parts.push(`It says: ${known[0]}. `);
+  if (!row.expected && row.because) parts.push(`${row.because}. `);
   if (row.expected) parts.push(row.met ? "As expected" : `Expected ${row.expected}`, row.because ? ` (${row.because}). ` : ". ");
   parts.push(`${cell.states.toLocaleString("en")} states`, cell.cut ? `, cut at ${cell.cut}. ` : ". ");
   const flags = cell.machine.split(" ").filter(Boolean).map((word) =>

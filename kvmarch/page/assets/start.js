@@ -18,7 +18,7 @@ function startPage() {
   byId("subtitle").textContent = `${plural(archs.length, "architecture")}, ${ends[0]} to ${ends[1]}`;
   const tiers = DATA.archs.map((arch) => `${arch.title} (${arch.name}, ${arch.distribution})`);
   byId("lead").textContent = `How KVM manages guest memory on ${tiers.join("; ")}. ${plural(DATA.scenarios.length, "scenario")}, ${plural(DATA.traces.length, "schedule")} to step through.`;
-  const problems = [...DATA.refused, ...DATA.notes.filter((note) => note.includes(": FAILED "))];
+  const problems = [...DATA.refused, ...DATA.formats.failed, ...DATA.notes.filter((note) => note.includes(": FAILED "))];
   if (problems.length) {
     byId("problems").append(make("div", { class: "notice", role: "note" }, make("ul", {}, problems.map((one) => make("li", {}, one)))));
   }
