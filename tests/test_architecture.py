@@ -52,18 +52,6 @@ LAYERS = {
         "report",
         "scenarios",
     },
-    "page": {
-        "arch",
-        "changes",
-        "errors",
-        "explore",
-        "format",
-        "kernel",
-        "machine",
-        "plugins",
-        "report",
-        "scenarios",
-    },
     "recordings": {
         "changes",
         "errors",
