@@ -30,6 +30,8 @@ from kvmarch.walk.image import Region, open_image
 from kvmarch.walk.path import Walker, entry_order
 
 _LEFT = re.compile(r" rc=0 exit=[56]\b(?: mmio=([0-9a-f]+))?")
+_ALARM = re.compile(r"\b(WARNING|BUG|Oops|Internal error|protection fault)\b")
+"""What the kernel logs when it finds itself wrong; its other complaints are remarks."""
 BOOT = 3
 """How many times longer than a step a boot may take."""
 
@@ -116,7 +118,7 @@ class Session:
         self.traces: list[str] = []
         """The trace events that are switched on."""
         self.touched = False
-        """Whether the guest has reached any page of the VM's."""
+        """Whether the guest may have reached any page of the VM's."""
         self.method = ""
         """How the root of the VM's tables was found."""
         self.seen = Seen(None, "", ())
@@ -264,7 +266,7 @@ class Session:
                 self._hvas[at] = hva, hva + pages * self.page_size
             elif letter == "X":
                 self._alive = False
-            elif letter == "#":
+            elif letter == "#" or (letter == "W" and not _ALARM.search(text)):
                 self.remarks.append(text)
             elif letter == "!":
                 raise LabError(_missing(words[0], " ".join(words[1:]), self.kernel))
@@ -296,7 +298,7 @@ class Session:
         if self._observer is not None:
             near = self._reached(board, gfn, answers)
             touched = {page for page in near if known.get(page)}
-            self.touched = self.touched or bool(touched)
+            self.touched = self.touched or gfn >= 0
             with self._emulator.paused():
                 self.seen = self._observer.look(Known(known, touched))
             if self.seen.root is not None:
@@ -307,7 +309,7 @@ class Session:
             self.seen.root is not None or self._seen_none(),
             frames,
             tuple(self._events(said)),
-            tuple(text for letter, text in said if letter == "W"),
+            tuple(t for letter, t in said if letter == "W" and _ALARM.search(t)),
             counters,
         )
 
@@ -322,7 +324,7 @@ class Session:
         return set()
 
     def _seen_none(self) -> bool:
-        """Return whether there can be no tree yet: nobody has touched anything."""
+        """Return whether there can be no tree yet: the guest has not run."""
         return self._observer is not None and not self.touched
 
     def _frames(self, board: Board, text: str) -> tuple[str, tuple[int, ...]]:

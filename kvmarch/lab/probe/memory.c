@@ -13,7 +13,7 @@
 
 #include "probe.h"
 
-#define ALIGN (64ull << 20)
+#define PLACE (1ull << 30)
 #define HUGE_OFFSET (4ull << 20)
 #define PLAIN_OFFSET 21
 #define KSM "/sys/kernel/mm/ksm/"
@@ -42,6 +42,25 @@ static uint64_t own(int memory, uint64_t page)
 	return 1ull << 40 | (uint64_t)memory << 32 | page;
 }
 
+/* Where a memory goes: each to a place of its own, upwards in the order in which they
+ * are named. The kernel goes through mappings in that order. */
+static char *place(int number)
+{
+	static char *start;
+	if (number >= MAX_MEMORIES) {
+		errno = ENOSPC;
+		return NULL;
+	}
+	if (!start) {
+		int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+		char *p = mmap(NULL, (MAX_MEMORIES + 1) * PLACE, PROT_NONE, flags, -1, 0);
+		if (p == MAP_FAILED)
+			return NULL;
+		start = (char *)(((uintptr_t)p + PLACE - 1) / PLACE * PLACE);
+	}
+	return start + number * PLACE;
+}
+
 /* memory <pages> <huge> <mergeable> <touched> <code page + 1> values... */
 void add_memory(char *words)
 {
@@ -52,13 +71,12 @@ void add_memory(char *words)
 	uint64_t code = number(&words), size = m->pages * page_size;
 	/* A plain memory does not begin where a host page table does. */
 	uint64_t offset = m->huge ? HUGE_OFFSET : (PLAIN_OFFSET + 16ull * memory_count) * page_size;
-	char *p = mmap(NULL, size + offset + 2 * ALIGN, PROT_NONE, flags, -1, 0);
-	if (p == MAP_FAILED || memory_count == MAX_MEMORIES) {
-		out("# memory %d: %s\n", memory_count, strerror(errno));
-		return;
+	char *p = place(memory_count);
+	if (!p || offset + size > PLACE) {
+		out("# memory %d: %s\n", memory_count, p ? "too large" : strerror(errno));
+		exit(1);
 	}
-	p = (char *)(((uintptr_t)p + ALIGN - 1) / ALIGN * ALIGN) + offset;
-	m->hva = mmap(p, size, PROT_READ | PROT_WRITE, flags | MAP_FIXED, -1, 0);
+	m->hva = mmap(p + offset, size, PROT_READ | PROT_WRITE, flags | MAP_FIXED, -1, 0);
 	madvise(m->hva, size, m->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 	if (mergeable && madvise(m->hva, size, MADV_MERGEABLE))
 		out("# MADV_MERGEABLE: %s\n", strerror(errno));
