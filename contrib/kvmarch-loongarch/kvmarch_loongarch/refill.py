@@ -8,10 +8,14 @@ valid, and where W allows it sets D by itself.
 
 __all__ = ["translate"]
 
+from typing import TYPE_CHECKING
+
 from kvmarch import Translation, Vcpu, Vm
 from kvmarch_loongarch.pte import D, V, W, pfn_of
-from kvmarch_loongarch.state import LoongarchVcpu, LoongarchVm
 from kvmarch_loongarch.table import Found, at_or_above
+
+if TYPE_CHECKING:
+    from kvmarch_loongarch.state import LoongarchVcpu, LoongarchVm
 
 
 def _translation(vm: Vm, gfn: int, found: Found | None) -> Translation:

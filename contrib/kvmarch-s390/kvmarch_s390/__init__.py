@@ -15,6 +15,7 @@ from kvmarch import (
     ArchInfo,
     Change,
     Choice,
+    Deviation,
     KvmarchError,
     Memslot,
     Option,
@@ -237,6 +238,15 @@ def kvmarch_choices() -> Sequence[Choice]:
         *shared.CHOICES,
         *own.CHOICES,
         *slots.CHOICES,
+    )
+
+
+@hookimpl
+def kvmarch_deviations() -> Sequence[Deviation]:
+    """Return what is otherwise: no notifier up to v6.19, and no MMIO ever."""
+    return (
+        Deviation("hears-of-the-host", "s390 facts 1", "", OWN),
+        Deviation("emulates-mmio", "s390 facts 3.4"),
     )
 
 

@@ -7,7 +7,7 @@ from kvmarch import Change
 CHANGES = (
     Change(
         "s390-faultin-pfn",
-        "Replace gmap_fault() by __kvm_faultin_pfn() and a link; move PGSTE's soft bits",
+        "Replace gmap_fault() by __kvm_faultin_pfn() and a link; move bits of PGSTEs",
         (6, 14),
         arch="s390",
         source="s390 5: a series without a single commit",

@@ -1,7 +1,7 @@
 """What KVM does with its own tables, from v7.0 on: faults, aging, the dirty log.
 
-Models arch/s390/kvm/gmap.c and faultin.c (fact sheet s390, 4.2 to 4.5). Faults, aging and
-the sync of the dirty log run side by side, with mmu_lock for read.
+Models arch/s390/kvm/gmap.c and faultin.c (fact sheet s390, 4.2 to 4.5). Faults, aging
+and the sync of the dirty log run side by side, with mmu_lock for read.
 """
 
 __all__ = ["CHOICES"]
@@ -274,8 +274,7 @@ async def test_age_gfn(vm: Vm, slot: Memslot, start: int, end: int) -> bool:
     :Locking: none is held; takes mmu_lock for read.
     """
     async with vm.mmu_lock.read():
-        young = await _any_young(vm, start, end)
-    return young
+        return await _any_young(vm, start, end)
 
 
 aging_walk = Choice("aging_walk", "which locks an aging callback takes")

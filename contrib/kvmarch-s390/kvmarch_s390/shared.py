@@ -2,11 +2,12 @@
 
 Models arch/s390/mm/gmap.c and pgtable.c (fact sheet s390, 2). gmap owns region and
 segment tables; a segment entry leads to the page table of the host process itself. So
-there is nothing to unmap and nobody to notify: what the host does to its entry the guest
-meets at once, and the IPTE with which it does so drops the guest's translation, too.
+there is nothing to unmap and nobody to notify: what the host does to its entry the
+guest meets at once, and the IPTE with which it does so drops the guest's translation.
 
-PGSTEs lie beside the host's entries. Of them the model keeps UC, which survives an unmap.
-Simplified: prefix pages and nested guests, for which IN and VSIE are, have no place here.
+PGSTEs lie beside the host's entries. Of them the model keeps UC, which survives an
+unmap. Simplified: prefix pages and nested guests, for which IN and VSIE are, have no
+place here.
 """
 
 __all__ = ["CHOICES", "SharedVm", "vm_create"]
@@ -132,7 +133,7 @@ def _host_entry(vm: Vm, vpn: int) -> int:
 
 
 def entry_of(vm: Vm, gfn: int) -> tuple[int, int]:
-    """Return the lowest entry that there is for a gfn, the host's if gmap leads to it."""
+    """Return the lowest entry that there is for a gfn: the host's if gmap is linked."""
     arch: SharedVm = vm.arch
     if not arch.root:
         return invalid_region(arch.level), arch.level

@@ -1,17 +1,16 @@
 """What the tests of the contract look at."""
 
-__all__ = ["NOWHERE", "flushes", "maps", "translate"]
+__all__ = ["flushes", "maps", "nowhere", "translate"]
 
 from typing import Any
 
 from kvmarch.kernel.vcpu import enter_guest
 from kvmarch.machine.tlb import Translation
 from kvmarch.testing.bench import Bench
+from kvmarch.testing.cases import Case
 
 FLUSHES = {"flush", "tlb_invalidate", "kvm_make_all_cpus_request"}
 """Events of a flush that is made."""
-NOWHERE = {"mmio", "exception"}
-"""How an access ends where there is no memory."""
 
 
 def translate(one: Bench, gfn: int, access: str = "read") -> Translation | None:
@@ -30,6 +29,11 @@ def maps(one: Bench, gfn: int) -> bool:
         row.maps and (row.kind, row.level) == (kind, level)
         for row in one.k.formats.fn(one.k, options)
     )
+
+
+def nowhere(case: Case) -> str:
+    """Return how an access ends where there is no memory."""
+    return "mmio" if case.keeps("emulates-mmio") else "exception"
 
 
 def flushes(one: Bench, path: Any) -> bool:

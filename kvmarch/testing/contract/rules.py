@@ -9,6 +9,8 @@ RULES = {
     "logs-only-writes": "a page that is only read is not in the dirty log for ever",
     "maps-nothing-before-end": "nothing is mapped in a range that is being invalidated",
     "frees-tables": "a VM that is destroyed leaves no table",
+    "hears-of-the-host": "KVM registers an MMU notifier",
+    "emulates-mmio": "an access to what is no memory is emulated",
     "forgets-mmio": "what was MMIO is seen as memory once a memslot is there",
 }
 """What each rule says, by name."""

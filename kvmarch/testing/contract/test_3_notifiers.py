@@ -3,6 +3,7 @@
 __all__ = [
     "test_a_guest_and_the_host_at_once",
     "test_aging_twice_finds_it_old",
+    "test_an_invalidation_is_heard_of_or_meets_the_guest_itself",
     "test_asking_changes_nothing",
     "test_change_pte_loses_nothing",
     "test_what_the_host_does_loses_nothing",
@@ -127,3 +128,16 @@ def test_a_guest_and_the_host_at_once(
     keeps = kvmarch_case.keeps("maps-nothing-before-end")
     assert guest.task.result == "hlt"
     assert set(kvm.lost) <= (set() if keeps else {"touched-after-start"})
+
+
+@TIER
+def test_an_invalidation_is_heard_of_or_meets_the_guest_itself(
+    kvmarch_case: Case, kvm: Bench
+) -> None:
+    kvm.access(3)
+
+    kvm.do(madvise_dontneed(kvm.mm, kvm.at(3), kvm.at(4)))
+
+    heard = bool(kvm.named("kvm_unmap_hva_range"))
+    assert heard is kvmarch_case.keeps("hears-of-the-host")
+    assert translate(kvm, 3) is None
