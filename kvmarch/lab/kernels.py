@@ -27,6 +27,8 @@ from kvmarch.arch import LabMachine
 from kvmarch.errors import LabError
 from kvmarch.lab.modules import read_module, wanted_modules
 
+_HEAD = 1024
+"""Bytes of an image in which everything is that tells what it is."""
 _NUMBERS = re.compile(r"v?(\d+)\.(\d+)")
 
 
@@ -145,11 +147,29 @@ def _extract(package: Path, top: Path) -> None:
             process.kill()
 
 
-def boot_image(files: KernelFiles, folder: Path) -> Path:
+def boot_image(files: KernelFiles, machine: LabMachine, folder: Path) -> Path:
     """Return an image that QEMU boots: as it is, or out of its EFI wrapper.
 
-    An arm64 ``vmlinuz`` may be an EFI program with the image packed inside.
+    :param folder: where an unpacked image may lie.
+    :raises LabError: it is damaged, or of another architecture.
     """
+    try:
+        image = _plain_image(files, folder)
+        with image.open("rb") as source:
+            head = source.read(_HEAD)
+    except OSError as error:
+        raise LabError(f"{files.image}: {error.strerror}") from None
+    fits = [head[at : at + len(text)] == text for at, text in machine.magic]
+    if fits and not any(fits):
+        raise LabError(
+            f"{files.image}: is no kernel image of {machine.debian}, or not one that "
+            f"{machine.qemu} boots"
+        )
+    return image
+
+
+def _plain_image(files: KernelFiles, folder: Path) -> Path:
+    """Return the image: a ``vmlinuz`` may be an EFI program with it packed inside."""
     with files.image.open("rb") as source:
         head = source.read(64)
         if head[4:8] != b"zimg":

@@ -100,6 +100,7 @@ class Recorder:
         self.program = program_of(scenario, session.page_size)
         self.name = scenario.name
         self.stages: dict[str, dict[str, Any]] = {}
+        self.complete = False
 
     def run(self) -> None:
         """Do every step; what was seen before an error is in the document."""
@@ -120,6 +121,7 @@ class Recorder:
                 look = session.do(line.text)
                 self._take(here, line, look)
         session.end()
+        self.complete = True
 
     def document(self) -> dict[str, Any]:
         """Return the recording as far as it has come."""
@@ -132,6 +134,7 @@ class Recorder:
             "module_params": session.parameters,
             "scenario": self.name,
             "recorded_with": session.how,
+            "complete": self.complete,
             "root_found": session.method,
             "traces": session.traces,
             "program": raw_of(self.program),

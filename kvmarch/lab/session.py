@@ -73,7 +73,7 @@ def booted(arch: Loaded, config: Config) -> Iterator["Session"]:
         for name, data in load_order(config.kernel.modules, machine.modules).items()
     }
     archive = initramfs(program, modules, machine.parameters, machine.filters)
-    with _image(config.kernel) as image:
+    with _image(config.kernel, machine) as image:
         emulator = Emulator(
             machine,
             image,
@@ -98,9 +98,9 @@ def machine_of(arch: Loaded) -> LabMachine:
 
 
 @contextlib.contextmanager
-def _image(kernel: KernelFiles) -> Iterator[Path]:
+def _image(kernel: KernelFiles, machine: LabMachine) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="kvmarch-lab-") as folder:
-        yield boot_image(kernel, Path(folder))
+        yield boot_image(kernel, machine, Path(folder))
 
 
 class Session:

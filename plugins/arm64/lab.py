@@ -21,4 +21,5 @@ def machine() -> LabMachine:
         guest=str(Path(__file__).with_name("lab_guest.c")),
         debian="arm64",
         flavour="-arm64",
+        magic=((0x38, b"ARMd"),),  # of an Image
     )

@@ -21,5 +21,6 @@ def machine() -> LabMachine:
         guest=str(Path(__file__).with_name("lab_guest.c")),
         debian="ppc64el",
         flavour="-powerpc64le",
+        magic=((0x12, b"\x15\x00"),),  # EM_PPC64 of a little-endian ELF file
         modules=("kvm-hv",),
     )

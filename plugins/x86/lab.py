@@ -28,6 +28,7 @@ def machine() -> LabMachine:
         guest=str(Path(__file__).with_name("lab_guest.c")),
         debian="amd64",
         flavour="-amd64",
+        magic=((0x202, b"HdrS"),),  # of a bzImage
         modules=("kvm-amd",),
         parameters=("kvm.tdp_mmu", "kvm_amd.npt"),
         filters={"kvmmmu/kvm_tdp_mmu_spte_changed": KEPT},

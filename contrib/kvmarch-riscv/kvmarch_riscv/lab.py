@@ -21,5 +21,6 @@ def machine() -> LabMachine:
         guest=str(Path(__file__).with_name("lab_guest.c")),
         debian="riscv64",
         flavour="-riscv64",
+        magic=((0x12, b"\xf3\x00"), (0x38, b"RSC\x05")),  # EM_RISCV, or an Image
         modules=("kvm",),
     )
