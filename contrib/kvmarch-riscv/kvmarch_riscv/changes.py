@@ -229,6 +229,13 @@ _ROWS: tuple[tuple[str, str, tuple[int, int] | None, str, str], ...] = (
         "riscv 3.5; never posted, arm64 has df6556adf27b",
     ),
     (
+        "maps-faulting-gpa",
+        "Map a transparent huge page at the gpa of the fault, not at its start",
+        None,
+        "",
+        "recorded on v7.2.13: the guest never gets on; never posted",
+    ),
+    (
         "frees-tables",
         "Free the tables below the root with it",
         None,

@@ -68,6 +68,15 @@ checks_hugetlb = Choice(
 checks_hugetlb.add(False)
 checks_hugetlb.add(True, "riscv-hugetlb-fits")
 
+adjusts_gpa = Choice(
+    "riscv_adjusts_gpa",
+    "whether a transparent huge page is mapped at its start, not where the fault was",
+)
+# It makes a difference where smaller leaves are in the way: that of the start is
+# changed then, and the guest faults again, for ever.
+adjusts_gpa.add(True)
+adjusts_gpa.add(False, "riscv-maps-faulting-gpa")
+
 releases_locked = Choice(
     "riscv_releases_locked", "whether the page is let go before mmu_lock is dropped"
 )
@@ -228,15 +237,17 @@ def _map(
     if mmu_invalidate_retry.fn(vm, known.seq):
         return 0, not vm.k.riscv_retry_unused
     logging = slot.logs_dirty and not slot.readonly
-    level, pfn = (1, found.pfn) if known.pages > 1 else (0, found.pfn)
+    level, pfn, at = (1, found.pfn, gfn) if known.pages > 1 else (0, found.pfn, gfn)
     if not level:
         level, pfn = _adjust(vm, slot, gfn, pfn, logging)
+        if level and vm.k.riscv_adjusts_gpa:
+            at = gfn & -_PMD_PAGES
     if writable:
         # One page, the first of a huge one of hugetlbfs.
         vm.mark_page_dirty(slot, gfn & -known.pages)
         if not vm.k.riscv_releases_locked:
             vm.host.mark(found.pfn, dirty=True, accessed=False, who="riscv map")
-    ret = map_page_now(vm, gfn, level, pfn, vcpu.arch, writable)
+    ret = map_page_now(vm, at, level, pfn, vcpu.arch, writable)
     return ret, ret in {0, -errno.EEXIST}
 
 
@@ -307,6 +318,7 @@ CHOICES = (
     seq_in_mmap_lock,
     maps_thp,
     checks_hugetlb,
+    adjusts_gpa,
     releases_locked,
     retry_unused,
     write_fault_fast,
