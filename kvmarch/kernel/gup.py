@@ -105,15 +105,20 @@ def _map_new(mm: Mm, vpn: int, write: bool, vma: Vma) -> None:
     bits = PRESENT | YOUNG | (EXEC if vma.exec else 0)
     swapped = vpn in mm.swapped
     content = mm.swapped.pop(vpn, 0)
+    order = mm.pmd_order
+    first = vpn >> order << order
+    huge = bool(vma.huge and order and not swapped) and huge_range_fits(mm, first)
     if not write and not swapped:
-        # A read of untouched anonymous memory maps the zero page.
-        mm.set_pte(vpn, host.zero_pfn << PFN_SHIFT | bits | SPECIAL)
+        # A read of untouched anonymous memory maps the zero page, a huge one if it fits.
+        if huge:
+            zero = host.huge_zero(1 << order)
+            mm.set_entry(first, zero << PFN_SHIFT | bits, 1 << order)
+        else:
+            mm.set_pte(vpn, host.zero_pfn << PFN_SHIFT | bits | SPECIAL)
         return
     if vma.write:
         bits |= WRITE | DIRTY | SOFT_DIRTY
-    order = mm.pmd_order
-    first = vpn >> order << order
-    if vma.huge and order and not swapped and huge_range_fits(mm, first):
+    if huge:
         map_huge(mm, first, bits)
         return
     pfn = host.alloc("anon", content)
@@ -209,7 +214,7 @@ def set_pte_at(mm: Mm, vpn: int, entry: int) -> None:
 def _replaced(mm: Mm, old: int) -> None:
     """Give up the page whose place in one mapping another one took."""
     host = mm.host
-    if old != host.zero_pfn:
+    if not host.is_zero(old):
         host.pages[old].maps -= 1
         host.put(old)
     host.put(old)

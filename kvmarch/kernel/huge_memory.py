@@ -9,17 +9,26 @@ from kvmarch.kernel.mmu_notifier import (
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
 )
-from kvmarch.machine.host import PFN_SHIFT, Mm
+from kvmarch.machine.host import PFN_SHIFT, SPECIAL, Mm
 from kvmarch.machine.steps import op
 
 
 def split_pmd(mm: Mm, first: int) -> None:
-    """Turn a huge host entry into entries of base page size."""
+    """Turn a huge host entry into entries of base page size.
+
+    Those of the huge zero page become entries of the zero page.
+
+    :Kernel: __split_huge_pmd_locked(), __split_huge_zero_page_pmd().
+    """
     entry = mm.pmds[first]
     pages = 1 << mm.pmd_order
+    step = 1 << PFN_SHIFT
     mm.set_entry(first, 0, pages)
+    if mm.host.is_zero(entry >> PFN_SHIFT):
+        entry = mm.host.zero_pfn << PFN_SHIFT | entry & step - 1 | SPECIAL
+        step = 0
     for offset in range(pages):
-        mm.set_pte(first + offset, entry + (offset << PFN_SHIFT))
+        mm.set_pte(first + offset, entry + offset * step)
 
 
 @op(name="split huge PMD")

@@ -15,6 +15,7 @@ __all__ = [
     "touch_pages",
 ]
 
+from dataclasses import replace
 from typing import Any
 
 from kvmarch.kernel.gup import get_user_page, huge_range_fits, map_huge
@@ -55,7 +56,7 @@ def zap_ptes(mm: Mm, start: int, end: int) -> tuple[int, ...]:
     for vpn, entry, _pages in list(mm.mapped(start, end)):
         mm.set_pte(vpn, 0)
         pfn = entry >> PFN_SHIFT
-        if pfn != host.zero_pfn:
+        if not host.is_zero(pfn):
             host.pages[pfn].maps -= 1
             freed.append(pfn)
     return tuple(freed)
@@ -118,8 +119,27 @@ async def oom_reap(mm: Mm, start: int, end: int) -> bool:
 
 
 @op(name="change VMA protection")
-def _protect_vmas(mm: Mm, start: int, end: int, write: bool, executable: bool) -> None:
+def _protect_vmas(
+    mm: Mm, start: int, end: int, write: bool, executable: bool
+) -> tuple[tuple[int, int], ...]:
+    """Change what VMAs allow; return the parts of the range for which that is new.
+
+    Neighbours that allowed the same are one part, as they are one VMA to the kernel.
+    """
+    parts: list[tuple[int, int]] = []
+    before = None
+    for vma in mm.vmas:
+        first, last = max(vma.start, start), min(vma.end, end)
+        if first >= last or (vma.write, vma.exec) == (write, executable):
+            continue
+        allowed = replace(vma, start=0, end=0)
+        if parts and parts[-1][1] == first and before == allowed:
+            parts[-1] = parts[-1][0], last
+        else:
+            parts.append((first, last))
+        before = allowed
     mm.change_vmas(start, end, write=write, exec=executable)
+    return tuple(parts)
 
 
 @op(name="first populated page")
@@ -144,17 +164,21 @@ async def mprotect(
 ) -> None:
     """Change what a range allows (event PROTECTION_VMA).
 
-    The bracket begins lazily, at the first page that is populated.
+    A VMA that allows nothing else than before is left alone. The bracket of each other
+    one begins lazily, at the first page that is populated.
+
+    :Kernel: mprotect_fixup(), change_protection().
     """
     async with mm.mmap_lock.write():
-        await _protect_vmas(mm, start, end, write, executable)
-        first = await _first_mapped(mm, start, end)
-        if first < end:
-            await mmu_notifier_invalidate_range_start(mm, first, end)
-            await split_partial(mm, first, end)
-            async with mm.ptl.write():
-                await _protect_ptes(mm, start, end, write, executable)
-            await mmu_notifier_invalidate_range_end(mm, first, end)
+        parts = await _protect_vmas(mm, start, end, write, executable)
+        for part, stop in parts:
+            first = await _first_mapped(mm, part, stop)
+            if first < stop:
+                await mmu_notifier_invalidate_range_start(mm, first, stop)
+                await split_partial(mm, first, stop)
+                async with mm.ptl.write():
+                    await _protect_ptes(mm, part, stop, write, executable)
+                await mmu_notifier_invalidate_range_end(mm, first, stop)
 
 
 @op(name="move PTEs")
@@ -200,7 +224,7 @@ def _copy_ptes(mm: Mm, child: Mm, start: int, end: int) -> None:
         mm.set_entry(vpn, shared, pages)
         child.set_entry(vpn, shared, pages)
         pfn = entry >> PFN_SHIFT
-        if pfn != host.zero_pfn:
+        if not host.is_zero(pfn):
             for each in range(pfn, pfn + pages):
                 page = host.pages[each]
                 page.refs += 1

@@ -47,7 +47,7 @@ async def age(mm: Mm, start: int, end: int, how: str) -> bool:
 def _swap_out(mm: Mm, vpn: int) -> tuple[int, ...]:
     entry = mm.ptes.get(vpn, 0)
     pfn = entry >> PFN_SHIFT
-    if not entry & PRESENT or pfn == mm.host.zero_pfn:
+    if not entry & PRESENT or mm.host.is_zero(pfn):
         return ()
     page = mm.host.pages[pfn]
     page.maps -= 1
@@ -103,7 +103,7 @@ async def reclaim_idle(mm: Mm, hva: int, how: str) -> bool:
 def _to_migration_entry(mm: Mm, vpn: int) -> int:
     """Make the PTE one that faults wait for; return what it was."""
     entry = mm.ptes.get(vpn, 0)
-    if not entry & PRESENT or entry >> PFN_SHIFT == mm.host.zero_pfn:
+    if not entry & PRESENT or mm.host.is_zero(entry >> PFN_SHIFT):
         return 0
     mm.set_pte(vpn, entry & ~PRESENT | SPECIAL)
     return entry

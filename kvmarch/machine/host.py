@@ -97,7 +97,7 @@ class HostMemory(Part):
         a freed page is not used again, so that whoever still uses it is seen.
     """
 
-    variables = ("pages", "free_pages", "next_pfn")
+    variables = ("pages", "free_pages", "next_pfn", "huge_zero_pfn")
 
     def __init__(
         self, world: World, *, first: int = 0x1000, reuse: bool = False
@@ -111,6 +111,8 @@ class HostMemory(Part):
         self.next_pfn = first
         self.zero_pfn = self.alloc("zero", 0)
         self.pages[self.zero_pfn].refs = 1
+        self.huge_zero_pfn = -1
+        """First page of the huge zero page; -1 as long as nobody has asked for it."""
 
     def alloc(self, kind: str, content: Any, *, count: int = 1, align: int = 1) -> int:
         """Return the pfn of the first of ``count`` new pages, aligned in pages."""
@@ -124,6 +126,21 @@ class HostMemory(Part):
         for each in range(pfn, pfn + count):
             pages[each] = Page(each, kind, content, order)
         return pfn
+
+    def huge_zero(self, count: int) -> int:
+        """Return the first page of the huge zero page, of so many pages.
+
+        :Kernel: mm_get_huge_zero_page(). Simplified: it is never freed again.
+        """
+        if self.huge_zero_pfn < 0:
+            self.huge_zero_pfn = self.alloc("zero", 0, count=count, align=count)
+            for pfn in range(self.huge_zero_pfn, self.huge_zero_pfn + count):
+                self.pages[pfn].refs = 1
+        return self.huge_zero_pfn
+
+    def is_zero(self, pfn: int) -> bool:
+        """Return whether a page is the zero page, or of the huge one."""
+        return self.pages[pfn].kind == "zero"
 
     def get(self, pfn: int) -> None:
         """Take a reference."""

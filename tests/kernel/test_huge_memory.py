@@ -10,7 +10,7 @@ from kvmarch.kernel.mmap import (
     oom_reap,
     populate,
 )
-from kvmarch.machine.host import Vma
+from kvmarch.machine.host import PFN_SHIFT, Vma
 
 HUGE = 512
 
@@ -58,3 +58,24 @@ def test_a_huge_page_that_is_met_as_a_whole_is_not_split(huge, change):
 
     assert brackets(huge) == [(0, HUGE)]
     assert huge.lost == []
+
+
+def test_a_read_of_untouched_memory_maps_the_huge_zero_page(bench):
+    one = bench(pages=0)
+    one.pages = HUGE
+    one.mm.add_vma(Vma(one.at(0), one.at(HUGE), huge=True))
+    one.slot()
+
+    assert one.access(3, "read") == "done"
+    zero = one.mm.host.huge_zero_pfn
+    assert len(one.mm.pmds) == 1
+    assert one.mm.pte(one.vpn(3)) >> PFN_SHIFT == zero + 3
+
+    assert one.access(3, "write") == "done"
+    assert not one.mm.pmds
+    assert one.mm.pte(one.vpn(4)) >> PFN_SHIFT == one.mm.host.zero_pfn
+    assert not one.mm.host.is_zero(one.mm.pte(one.vpn(3)) >> PFN_SHIFT)
+
+    one.do(munmap(one.mm, one.at(0), one.at(HUGE)))
+    assert one.lost == []
+    assert one.mm.host.pages[zero].refs == 1

@@ -142,6 +142,26 @@ def test_the_bracket_begins_at_the_first_page_that_is_populated(one):
     assert brackets(one)[-1] == (3, 8)
 
 
+def test_nobody_is_told_of_a_protection_that_was_so_before(one):
+    told = len(brackets(one))
+    one.do(mprotect(one.mm, one.at(0), one.at(8), write=True))
+    assert len(brackets(one)) == told
+
+    one.do(mprotect(one.mm, one.at(2), one.at(4), write=False))
+    one.do(mprotect(one.mm, one.at(0), one.at(6), write=True))
+
+    assert brackets(one)[told:] == [(2, 4), (2, 4)]
+
+
+def test_vmas_of_one_kind_are_protected_as_one(one):
+    one.do(mprotect(one.mm, one.at(2), one.at(4), write=False))
+    one.do(mprotect(one.mm, one.at(2), one.at(4), write=True))
+    told = len(brackets(one))
+    one.do(mprotect(one.mm, one.at(0), one.at(6), write=False))
+
+    assert brackets(one)[told:] == [(0, 6)]
+
+
 def test_nobody_is_told_of_a_range_without_pages(one):
     one.do(madvise_dontneed(one.mm, one.at(0), one.at(3)))
     told = len(brackets(one))
