@@ -18,6 +18,7 @@
 
 #include "probe.h"
 
+#define THP "/sys/kernel/mm/transparent_hugepage/"
 #define TRACE "/sys/kernel/tracing/"
 #define MODULES "/modules/"
 #define MAX_EVENTS 4000
@@ -319,8 +320,11 @@ int init_main(void)
 	uname(&name);
 	out("\n@K %s %s %lx\n", name.release, name.machine, page_size);
 	load_modules();
-	put_file("/sys/kernel/mm/transparent_hugepage/enabled", "madvise");
-	put_file("/sys/kernel/mm/transparent_hugepage/khugepaged/defrag", "0");
+	/* As a kernel with more memory has them; and no collapse when nobody asks. */
+	put_file(THP "khugepaged/scan_sleep_millisecs", "1000000000");
+	put_file(THP "khugepaged/defrag", "0");
+	put_file(THP "use_zero_page", "1");
+	put_file(THP "enabled", "madvise");
 	put_file("/sys/kernel/mm/ksm/pages_to_scan", "1000");
 	put_file("/sys/kernel/mm/ksm/sleep_millisecs", "1");
 	put_file("/sys/kernel/mm/ksm/smart_scan", "0");
