@@ -176,13 +176,14 @@ async def clear_dirty_log(
     :param bits: which of them, as a number; bit 0 is ``first_page``.
     :returns: 0 or an errno.
     """
+    if first_page % WORD:
+        return EINVAL
     async with vm.slots_lock.write():
         slot = await _slot(vm, slot_number)
         if isinstance(slot, int):
             return slot
         if (
-            first_page % WORD
-            or first_page > slot.npages
+            first_page > slot.npages
             or num_pages > slot.npages - first_page
             or (
                 num_pages % WORD

@@ -109,7 +109,7 @@ def _map_new(mm: Mm, vpn: int, write: bool, vma: Vma) -> None:
     first = vpn >> order << order
     huge = bool(vma.huge and order and not swapped) and huge_range_fits(mm, first)
     if not write and not swapped:
-        # A read of untouched anonymous memory maps the zero page, a huge one if it fits.
+        # A read of untouched memory maps the zero page, a huge one if it fits.
         if huge:
             zero = host.huge_zero(1 << order)
             mm.set_entry(first, zero << PFN_SHIFT | bits, 1 << order)

@@ -238,3 +238,9 @@ def test_a_log_that_begins_with_every_page(bench):
     assert clear(one, 64, 6) == 0
     assert get(one) == (0, (1 << 64) - 1)
     assert one.lost == []
+
+
+def test_a_range_that_begins_badly_is_refused_before_its_slot_is_found(bench):
+    one = bench()
+    assert one.do(clear_dirty_log(one.vm, 9, 1, 1, 1)) == EINVAL
+    assert one.do(clear_dirty_log(one.vm, 9, 64, 1, 1)) == ENOENT
