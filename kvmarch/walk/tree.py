@@ -1,7 +1,6 @@
 """Whole trees and many addresses at once, in numpy (extra ``kvmarch[lab]``)."""
 
 __all__ = [
-    "ABSENT",
     "OUTSIDE",
     "ROLE_CODES",
     "Found",
@@ -28,7 +27,6 @@ CHUNK = 1 << 15
 
 ROLE_CODES = (*ROLES, UNKNOWN, "outside")
 """Numbers of roles in arrays; ``outside``: the next table is not in the image."""
-ABSENT = ROLE_CODES.index("absent")
 OUTSIDE = ROLE_CODES.index("outside")
 _UNKNOWN = ROLE_CODES.index(UNKNOWN)
 _MAPPED = (ROLE_CODES.index("leaf"), ROLE_CODES.index("kept"))
@@ -84,13 +82,12 @@ class Tree:
 
     # -- everything -----------------------------------------------------------------
 
-    def find(self, *, absent: bool = False) -> Iterator[Found]:
-        """Yield all entries, level by level from the root, each level by address.
+    def find(self) -> Iterator[Found]:
+        """Yield everything but tables and empty entries, level by level.
 
-        Within a stretch of addresses those of one rule come together. Entries that
-        lead to tables are followed, not yielded.
+        Each level comes by address; within a stretch of addresses, entries of one
+        rule come together.
 
-        :param absent: yield empty entries too.
         :raises WalkError: a table is not in the image, or is linked twice.
         """
         seen = np.array([self.root], np.uint64)
@@ -100,11 +97,9 @@ class Tree:
             below: list[tuple[Ints, Ints]] = []
             for found in self._level(compiled, tables, bases):
                 rule = found.rule
-                if rule is None or rule.role not in {"table", "absent"}:
-                    yield found
-                elif rule.role == "table":
+                if rule is not None and rule.role == "table":
                     below.append((addresses(rule, found.entry), found.gpa))
-                elif absent:
+                else:
                     yield found
             if not below:
                 break
@@ -128,7 +123,7 @@ class Tree:
         return every
 
     def _level(self, level: "_Level", tables: Ints, bases: Ints) -> Iterator[Found]:
-        """Yield what is in the tables of a level, in pieces."""
+        """Yield what is in the tables of a level and not empty, in pieces."""
         size = self.layout.entry_bytes
         length = 1 << level.level.bits
         offsets = self._words.offsets(tables, size * length)
@@ -145,6 +140,8 @@ class Tree:
             part = slice(start, start + step)
             entries = self._words.tables(offsets[part], length).ravel()
             for rule, chosen in level.classify(entries):
+                if rule is not None and rule.role == "absent":
+                    continue
                 # The usual table is all of one kind, and then nothing is picked.
                 gpa = bases[part, None] + (index << level.shift)
                 at = tables[part, None] + index * np.uint64(size)

@@ -1,6 +1,7 @@
 """Walks by hand and in numpy: the same answers, and what is refused."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,6 +205,101 @@ def test_several_regions(maker):
         assert answer.pa.tolist() == [0x20_0001, 0, 0]
         assert [ROLE_CODES[r] for r in answer.role] == ["leaf", "absent", "absent"]
         assert Walker(image, maker.layout, root).follow(0x60_0001)[-1].at == 3
+
+
+@pytest.mark.parametrize("skew", [8, 4, 1])
+def test_entries_that_are_not_aligned_in_the_file(maker, tmp_path, skew):
+    """As in a core whose headers and notes end anywhere."""
+    root, middle, leaf = maker.table(), maker.table(), maker.table()
+    maker.put(root, 0, maker.value(2, "table", middle))
+    maker.put(middle, 0, maker.value(1, "table", leaf))
+    maker.put(leaf, 5, maker.value(0, "leaf", 0x7000))
+    memory = Path(maker.write()).read_bytes()
+    path = tmp_path / "skewed"
+    path.write_bytes(bytes(skew) + memory + bytes(4096 - skew))
+
+    with open_image(str(path), [Region(0, len(memory), skew)]) as image:
+        tree = Tree(image, maker.layout, root)
+        assert tree.translate([0x5123, 0x4000]).pa.tolist() == [0x7123, 0]
+        assert [f.entry.tolist() for f in tree.find()] == [[0x7001]]
+        assert Walker(image, maker.layout, root).follow(0x5123)[-1].entry == 0x7001
+
+
+def test_regions_that_lie_differently_in_the_file(maker, tmp_path):
+    root, leaf = maker.table(), maker.table()
+    maker.put(root, 0, maker.value(2, "table", leaf))
+    maker.put(leaf, 5, maker.value(1, "leaf", 0x20_0000))
+    memory = Path(maker.write()).read_bytes()
+    path = tmp_path / "skewed"
+    path.write_bytes(memory[:leaf] + bytes(4) + memory[leaf:] + bytes(4092))
+    regions = [Region(0, leaf, 0), Region(leaf, 4096, leaf + 4)]
+
+    with open_image(str(path), regions) as image:
+        answer = Tree(image, maker.layout, root).translate([0xA0_0001, 0])
+        assert answer.pa.tolist() == [0x20_0001, 0]
+
+
+def test_a_leaf_that_is_repeated_in_several_entries(maker):
+    """As Svnapot's 64 KiB: every entry has the address of the whole."""
+    layout = WalkLayout(
+        (
+            WalkLevel(1, 21, 9, rules(IN_PLACE, leaf=False, table=True)),
+            WalkLevel(
+                0,
+                12,
+                9,
+                (
+                    WalkRule("absent", FULL, 0),
+                    WalkRule("leaf", 9, 9, ((0xFFFF_FFFF_0000, 0),), 16),
+                    WalkRule("leaf", 1, 1, IN_PLACE),
+                ),
+            ),
+        ),
+        page_shift=12,
+    )
+    maker.layout = layout
+    root, leaf = maker.table(), maker.table()
+    maker.put(root, 0, maker.value(1, "table", leaf))
+    for at in range(16, 32):
+        maker.put(leaf, at, 0x12_8009)
+    maker.put(leaf, 32, 0x13_0001)
+
+    with open_image(maker.write()) as image:
+        tree = Tree(image, layout, root)
+        answer = tree.translate([0x1_0123, 0x1_F456, 0x2_0000])
+        assert answer.pa.tolist() == [0x12_0123, 0x12_F456, 0x13_0000]
+        (whole, page) = ranges_of(tree)
+    assert (whole.gpa, whole.bytes, whole.leaves, whole.pa, whole.pieces) == (
+        *(0x1_0000, 0x1_0000, 16),
+        *(0x12_0000, 1),
+    )
+    assert (whole.tally.shift, page.tally.shift) == (16, 12)
+    assert (page.gpa, page.pa) == (0x2_0000, 0x13_0000)
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_entries_of_four_bytes(tmp_path, order):
+    mask = ((0xFFFF_F000, 0),)
+    both = (WalkRule("absent", 3, 0), WalkRule("table", 3, 3, mask))
+    layout = WalkLayout(
+        (
+            WalkLevel(1, 22, 10, both),
+            WalkLevel(0, 12, 10, (WalkRule("leaf", 3, 1, mask),)),
+        ),
+        page_shift=12,
+        entry_bytes=4,
+        byteorder=order,
+    )
+    memory = bytearray(0x3000)
+    for at, value in ((0x1004, 0x2003), (0x200C, 0x9001)):
+        memory[at : at + 4] = value.to_bytes(4, order)
+    path = tmp_path / "ram"
+    path.write_bytes(bytes(memory))
+
+    with open_image(str(path)) as image:
+        gpa = 1 << 22 | 3 << 12 | 5
+        assert Tree(image, layout, 0x1000).translate([gpa]).pa.tolist() == [0x9005]
+        assert Walker(image, layout, 0x1000).follow(gpa)[-1].entry == 0x9001
 
 
 def test_a_table_outside(maker):
