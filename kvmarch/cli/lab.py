@@ -155,7 +155,13 @@ def run(scenario: str, output: str | None, **given: Any) -> None:
     with showing_console():
         plan = boot_plan(given)
         chosen = scenario_of(scenario, plan.plugins)
-        path = record(plan.arch, plan.config, chosen, Path(output) if output else None)
+        path = record(
+            plan.arch,
+            plan.config,
+            chosen,
+            Path(output) if output else None,
+            _tell,
+        )
     click.echo(f"{path}: recorded; compare it with 'kvmarch conform {path}'")
 
 

@@ -147,16 +147,15 @@ def _extract(package: Path, top: Path) -> None:
             process.kill()
 
 
-def boot_image(files: KernelFiles, machine: LabMachine, folder: Path) -> Path:
-    """Return an image that QEMU boots: as it is, or out of its EFI wrapper.
+def boot_image(files: KernelFiles, machine: LabMachine) -> Path | bytes:
+    """Return an image that QEMU boots: as it is, or what is in its EFI wrapper.
 
-    :param folder: where an unpacked image may lie.
     :raises LabError: it is damaged, or of another architecture.
     """
     try:
-        image = _plain_image(files, folder)
-        with image.open("rb") as source:
-            head = source.read(_HEAD)
+        unpacked = _inside(files.image)
+        with files.image.open("rb") as source:
+            head = unpacked[:_HEAD] if unpacked else source.read(_HEAD)
     except OSError as error:
         raise LabError(f"{files.image}: {error.strerror}") from None
     fits = [head[at : at + len(text)] == text for at, text in machine.magic]
@@ -165,22 +164,19 @@ def boot_image(files: KernelFiles, machine: LabMachine, folder: Path) -> Path:
             f"{files.image}: is no kernel image of {machine.debian}, or not one that "
             f"{machine.qemu} boots"
         )
-    return image
+    return unpacked or files.image
 
 
-def _plain_image(files: KernelFiles, folder: Path) -> Path:
-    """Return the image: a ``vmlinuz`` may be an EFI program with it packed inside."""
-    with files.image.open("rb") as source:
+def _inside(path: Path) -> bytes:
+    """Return the image that an EFI program has packed inside; nothing if it is none."""
+    with path.open("rb") as source:
         head = source.read(64)
         if head[4:8] != b"zimg":
-            return files.image
+            return b""
         offset, size = struct.unpack_from("<II", head, 8)
         kind = head[24:32].split(b"\0")[0].decode("ascii", "replace")
         source.seek(offset)
-        packed = source.read(size)
-    image = folder / "Image"
-    image.write_bytes(_unpacked(packed, kind, files.image))
-    return image
+        return _unpacked(source.read(size), kind, path)
 
 
 def _unpacked(packed: bytes, kind: str, path: Path) -> bytes:

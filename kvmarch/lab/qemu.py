@@ -1,7 +1,7 @@
 """A kernel under QEMU's software emulation: console, pause, memory, and its end.
 
-Nothing of it is on disk but what QEMU is given to read, in a temporary folder. The
-guest's RAM is an anonymous file that lives as long as somebody has it open.
+Nothing of it is on disk: RAM, initramfs and unpacked kernels are anonymous files, which
+live as long as somebody has them open.
 """
 
 __all__ = ["Emulator", "ending_on_signals"]
@@ -16,7 +16,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -65,7 +64,7 @@ class Emulator:
     def __init__(
         self,
         machine: LabMachine,
-        kernel: Path,
+        kernel: Path | bytes,
         initrd: bytes,
         *,
         mib: int = 512,
@@ -85,7 +84,7 @@ class Emulator:
         self._qmp: socket.socket | None = None
         self._qmp_left = b""
         self._ram = -1
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._files: list[int] = []
 
     @property
     def ram(self) -> Path:
@@ -113,10 +112,12 @@ class Emulator:
         program = shutil.which(machine.qemu)
         if program is None:
             raise LabError(f"no {machine.qemu}; apt install {machine.qemu_package}")
-        self._folder = tempfile.TemporaryDirectory(prefix="kvmarch-lab-")
-        initrd = Path(self._folder.name) / "initrd"
-        initrd.write_bytes(self._initrd)
-        self._ram = os.memfd_create("kvmarch-lab-ram")
+        initrd = self._file("initrd", self._initrd)
+        kernel = self._kernel
+        if isinstance(kernel, bytes):
+            kernel = self._file("kernel", kernel)
+        self._file("ram", b"")
+        self._ram = self._files[-1]
         os.ftruncate(self._ram, self._bytes)
         self._qmp, theirs = socket.socketpair()
         size = f"{self._bytes >> 20}M"
@@ -129,7 +130,7 @@ class Emulator:
         command += ["-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"]
         command += ["-chardev", f"socket,id=qmp,fd={theirs.fileno()}"]
         command += ["-mon", "chardev=qmp,mode=control"]
-        command += ["-kernel", str(self._kernel), "-initrd", str(initrd)]
+        command += ["-kernel", str(kernel), "-initrd", str(initrd)]
         command += ["-append", " ".join(words)]
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
@@ -137,7 +138,7 @@ class Emulator:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                pass_fds=(self._ram, theirs.fileno()),
+                pass_fds=(*self._files, theirs.fileno()),
                 # A Ctrl-C is for this program, which then ends QEMU.
                 start_new_session=True,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - there are no threads
@@ -148,6 +149,20 @@ class Emulator:
         version = self._qmp_read()["QMP"]["version"]["qemu"]
         self.version = ".".join(str(version[key]) for key in ("major", "minor"))
         self._command("qmp_capabilities")
+
+    def _file(self, name: str, data: bytes) -> Path:
+        """Make an anonymous file; return where QEMU finds it.
+
+        :raises LabError: there is no memory for it.
+        """
+        number = os.memfd_create(f"kvmarch-lab-{name}")
+        self._files.append(number)
+        try:
+            with os.fdopen(os.dup(number), "wb") as file:
+                file.write(data)
+        except OSError as error:
+            raise LabError(f"no memory for the {name}: {error.strerror}") from None
+        return Path(f"/proc/self/fd/{number}")
 
     # -- the console -----------------------------------------------------------------
 
@@ -285,9 +300,6 @@ class Emulator:
         if self._qmp is not None:
             self._qmp.close()
             self._qmp = None
-        if self._ram >= 0:
-            os.close(self._ram)
-            self._ram = -1
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        while self._files:
+            os.close(self._files.pop())
+        self._ram = -1

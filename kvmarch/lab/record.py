@@ -1,10 +1,9 @@
 """Recordings: what a scenario did on a real kernel, in the form that conform reads."""
 
-__all__ = ["Recorder", "program_of", "record", "save"]
+__all__ = ["Recorder", "program_of", "record"]
 
 import json
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from kvmarch.lab.session import Config, Session, booted, machine_of
 from kvmarch.lab.sides import Look, Memory, Setup
 from kvmarch.lab.steps import check_verbs, content_of
 from kvmarch.plugins import Loaded
+from kvmarch.report.files import write_whole
 from kvmarch.scenarios import records
 from kvmarch.scenarios.records import Scenario, StepLine
 
@@ -246,27 +246,20 @@ def _runs(pfns: tuple[int, ...]) -> str:
     return " ".join(f"{pfn:x}*{count:x}" for pfn, count in runs)
 
 
-def save(document: dict[str, Any], path: Path) -> None:
-    """Write a recording, whole or not at all.
-
-    :raises LabError: it cannot be written.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise LabError(f"{path}: {error.strerror}") from None
-
-
-def record(arch: Loaded, config: Config, scenario: Scenario, path: Path | None) -> Path:
+def record(
+    arch: Loaded,
+    config: Config,
+    scenario: Scenario,
+    path: Path | None,
+    tell: Callable[[str], None],
+) -> Path:
     """Boot a kernel, run a scenario, and write the recording.
 
     What was recorded before an error or an interruption is written, too.
 
     :param path: where to; a name of scenario, architecture and kernel by default.
-    :raises LabError: with what went wrong.
+    :param tell: called with what else the user should know.
+    :raises KvmarchError: with what went wrong.
     """
     machine = machine_of(arch)
     check_verbs(line for task in scenario.tasks for line in task.steps)
@@ -277,5 +270,7 @@ def record(arch: Loaded, config: Config, scenario: Scenario, path: Path | None) 
         try:
             recorder.run()
         finally:
-            save(recorder.document(), path)
+            write_whole(path, json.dumps(recorder.document(), indent=1) + "\n")
+            if not recorder.complete:
+                tell(f"{path}: what was recorded until then")
     return path

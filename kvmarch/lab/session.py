@@ -4,10 +4,8 @@ __all__ = ["Config", "Session", "booted", "machine_of"]
 
 import contextlib
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from kvmarch.arch import LabMachine
@@ -73,17 +71,16 @@ def booted(arch: Loaded, config: Config) -> Iterator["Session"]:
         for name, data in load_order(config.kernel.modules, machine.modules).items()
     }
     archive = initramfs(program, modules, machine.parameters, machine.filters)
-    with _image(config.kernel, machine) as image:
-        emulator = Emulator(
-            machine,
-            image,
-            archive,
-            mib=config.mib,
-            append=config.append,
-            limit=config.limit,
-        )
-        with emulator:
-            yield Session(arch, machine, emulator, config)
+    emulator = Emulator(
+        machine,
+        boot_image(config.kernel, machine),
+        archive,
+        mib=config.mib,
+        append=config.append,
+        limit=config.limit,
+    )
+    with emulator:
+        yield Session(arch, machine, emulator, config)
 
 
 def machine_of(arch: Loaded) -> LabMachine:
@@ -95,12 +92,6 @@ def machine_of(arch: Loaded) -> LabMachine:
         raise LabError(f"the plugin of {arch.name} does not say how the lab boots it")
     machine: LabMachine = arch.operations["lab"]()
     return machine
-
-
-@contextlib.contextmanager
-def _image(kernel: KernelFiles, machine: LabMachine) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="kvmarch-lab-") as folder:
-        yield boot_image(kernel, machine, Path(folder))
 
 
 class Session:
@@ -138,7 +129,7 @@ class Session:
         if config.observe:
             self._count()
         if config.trace:
-            self._ask("trace 1")
+            self.trace(on=True)
 
     def _count(self) -> None:
         """Let the kernel tell its counters, if it describes its structures."""
@@ -239,6 +230,10 @@ class Session:
         return last.table, tuple(
             int.from_bytes(data[i : i + size], order) for i in range(0, len(data), size)
         )
+
+    def trace(self, *, on: bool) -> None:
+        """Let the kernel trace from now on, or not."""
+        self._ask(f"trace {int(on)}")
 
     # -- talking -----------------------------------------------------------------------
 
