@@ -12,8 +12,9 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from kvmarch.plugins import Loaded
+    from kvmarch.plugins import Loaded, Plugins
     from kvmarch.testing.bench import Bench
     from kvmarch.testing.cases import Case
 
@@ -34,6 +35,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="RELEASES",
         default="",
         help="run tests that use kvmarch on these releases, such as v5.4,v6.12",
+    )
+    group.addoption(
+        "--kvmarch-update",
+        action="store_true",
+        help="write the golden files of tests that use assert_matches",
     )
 
 
@@ -69,6 +75,29 @@ def architectures(config: pytest.Config) -> list[Loaded]:
                     raise pytest.UsageError(refused.why)
         config.stash[_LOADED] = [*found.loaded.values(), *own]
     return config.stash[_LOADED]
+
+
+def installed(config: pytest.Config) -> Plugins:
+    """Return what :func:`architectures` does, as commands take it."""
+    from kvmarch.plugins import Plugins
+
+    return Plugins(architectures(config), [])
+
+
+def pytest_collect_file(
+    file_path: Path, parent: pytest.Collector
+) -> pytest.Collector | None:
+    """Collect scenario files whose names end in ``.kvmarch.toml``."""
+    if not file_path.name.endswith(".kvmarch.toml"):
+        return None
+    from kvmarch.testing.cases import words
+    from kvmarch.testing.collect import ScenarioFile
+
+    file: ScenarioFile = ScenarioFile.from_parent(parent, path=file_path)
+    file.plugins = installed(parent.config)
+    file.kernels = words(parent.config.getoption("--kvmarch-kernel"))
+    file.archs = words(parent.config.getoption("--kvmarch-arch"))
+    return file
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -145,3 +174,51 @@ def kvm(kvmarch_boot: Any) -> Bench:
     """Boot a machine of the case, with 16 pages of memory in memslot 0."""
     one: Bench = kvmarch_boot()
     return one
+
+
+@pytest.fixture
+def assert_matches(request: pytest.FixtureRequest) -> Any:
+    """Compare a scenario with its golden file: ``assert_matches("change_pte")``.
+
+    A scenario is the name of one, or a path from the test's folder. Architectures,
+    releases, changes and options are those of the mark ``kvmarch``.
+    """
+    from kvmarch.errors import KvmarchError
+    from kvmarch.scenarios.file import find, load
+    from kvmarch.testing import golden
+    from kvmarch.testing.cases import Wanted
+
+    config = request.config
+    test = request.node.path
+    marks = [dict(m.kwargs) for m in request.node.iter_markers("kvmarch")]
+    seen: list[str] = []
+
+    def matches(scenario: str) -> None:
+        __tracebackhide__ = True
+        plugins = installed(config)
+        given = _of_command_line(config, marks)
+        seen.append(scenario)
+        file = golden.Golden(golden.golden_path(test, request.node.name, len(seen)))
+        try:
+            choose = Wanted.of([given, *marks]).choose()
+            path = find(scenario, plugins.scenario_folders())
+            loaded = load(test.parent / path if not path.is_absolute() else path)
+            written = golden.assert_matches(
+                *(loaded, plugins, choose, file),
+                update=config.getoption("--kvmarch-update"),
+                part=bool(given),
+            )
+        except (KvmarchError, AssertionError, TypeError) as error:
+            pytest.fail(str(error), pytrace=False)
+        if written:
+            request.node.user_properties.append(("kvmarch_golden", str(file.path)))
+
+    return matches
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say which golden files were written."""
+    for report in terminalreporter.stats.get("passed", ()):
+        for name, path in report.user_properties:
+            if name == "kvmarch_golden":
+                terminalreporter.write_line(f"kvmarch: written: {path}")

@@ -20,7 +20,6 @@ __all__ = [
 
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +27,7 @@ from typing import Any, TypeVar
 import click
 
 from kvmarch.errors import KvmarchError
+from kvmarch.report.files import write_whole
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -194,34 +194,3 @@ def emit(text: str, output: str | None, status: int = 0) -> None:
     status = 2 if context.meta.get(REFUSED) else status
     if status:
         context.exit(status)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is never left half written.
-
-    :raises KvmarchError: it cannot be written.
-    """
-    temporary = ""
-    try:
-        if path.is_dir():
-            raise KvmarchError(f"{path}: is a directory; wanted a file")
-        if path.exists() and not path.is_file():
-            # A device such as /dev/stdout: there is nothing to replace.
-            path.write_text(text, "utf-8")
-            return
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        mode = path.stat().st_mode & 0o7777 if path.exists() else 0o666 & ~_umask()
-        Path(temporary).chmod(mode)
-        Path(temporary).replace(path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise KvmarchError(f"{path}: {error.strerror}") from None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

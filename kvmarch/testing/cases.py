@@ -11,6 +11,7 @@ from kvmarch.blame import checked
 from kvmarch.changes import Kernel, Release, find_release, show_release
 from kvmarch.errors import KernelError, UnknownNameError
 from kvmarch.plugins import Loaded
+from kvmarch.scenarios.compare import Choose
 
 SOME: tuple[Release, ...] = (
     (3, 16),
@@ -34,8 +35,8 @@ class Wanted:
     :param kernel: names of releases, or releases; empty for :data:`SOME`.
     :param tier: architectures that stop below it are left out.
     :param plus: changes to add, :param minus: changes to take away.
-    :param options: of the machine, by name; an architecture that does not have one
-        goes without.
+    :param options: of the machine, by name; an architecture that does not have one,
+        or not that value of it, goes without.
     """
 
     arch: tuple[str, ...] = ()
@@ -62,6 +63,18 @@ class Wanted:
             "minus": words(merged.pop("without", ())),
         }
         return cls(**known, options=merged)
+
+    def choose(self) -> Choose:
+        """Return the same, as commands take it.
+
+        :raises KvmarchError: a release is not known.
+        """
+        kernels = (
+            show_release(find_release(r) if isinstance(r, str) else r)
+            for r in self.kernel
+        )
+        options = {name: str(value) for name, value in self.options.items()}
+        return Choose(self.arch, tuple(kernels), self.plus, self.minus, options)
 
 
 def words(value: Any) -> tuple[Any, ...]:
@@ -121,10 +134,7 @@ def cases(wanted: Wanted, archs: Sequence[Loaded]) -> list[Case]:
         if name not in by_name:
             raise UnknownNameError("architecture", name, sorted(by_name))
     chosen = [by_name[name] for name in wanted.arch or by_name]
-    known = {name for arch in chosen for name in arch.info.options}
-    for name in wanted.options:
-        if name not in known:
-            raise UnknownNameError("option", name, sorted(known))
+    _check_options(wanted.options, archs)
     return [
         case
         for arch in chosen
@@ -132,6 +142,26 @@ def cases(wanted: Wanted, archs: Sequence[Loaded]) -> list[Case]:
         for release in _releases(wanted, arch)
         for case in _of_release(wanted, arch, release)
     ]
+
+
+def _check_options(options: Mapping[str, Any], archs: Sequence[Loaded]) -> None:
+    """Refuse an option, or a value of it, that no architecture has."""
+    for name, value in options.items():
+        there = [a.info.options[name] for a in archs if name in a.info.options]
+        if not there:
+            known = {name for arch in archs for name in arch.info.options}
+            raise UnknownNameError("option", name, sorted(known))
+        if not any(_fits(arch, name, value) for arch in archs):
+            values = {str(value) for option in there for value in option.values}
+            raise UnknownNameError(
+                f"value of option {name}", str(value), sorted(values)
+            )
+
+
+def _fits(arch: Loaded, name: str, value: Any) -> bool:
+    """Return whether an architecture has an option with a value."""
+    options = arch.info.options
+    return name in options and arch.info.parse(name, str(value)) is not None
 
 
 def _releases(wanted: Wanted, arch: Loaded) -> list[Release]:
@@ -145,7 +175,7 @@ def _of_release(wanted: Wanted, arch: Loaded, release: Release) -> Iterable[Case
     given = {
         name: str(value)
         for name, value in wanted.options.items()
-        if name in arch.info.options
+        if _fits(arch, name, value)
     }
     mmu = arch.info.options.get("mmu")
     kinds = [given["mmu"]] if "mmu" in given else mmu and mmu.available(release)
