@@ -310,13 +310,17 @@ class Session:
 
     @staticmethod
     def _reached(board: Board, gfn: int, answers: tuple[str, ...]) -> set[int]:
-        """Return the pages that the guest has reached; not one that was MMIO."""
+        """Return the pages that the guest has reached; not one that was MMIO.
+
+        A run that failed has come as far as its code.
+        """
+        code = board.setup.code_gfn
         for text in answers:
             found = _LEFT.search(text)
             if found is not None:
                 left = -1 if found[1] is None else int(found[1], 16) >> board.shift
-                return {gfn, board.setup.code_gfn} - {left}
-        return set()
+                return {gfn, code} - {left}
+        return {code} if gfn >= 0 else set()
 
     def _seen_none(self) -> bool:
         """Return whether there can be no tree yet: the guest has not run."""
