@@ -40,8 +40,6 @@ def walk_layout(k: Kernel, options: Mapping[str, Any]) -> WalkLayout:
 
 
 def _rules(layout: Layout, level: int, *, haf: bool) -> Iterator[WalkRule]:
-    yield WalkRule("absent", ALL, 0)
-    yield WalkRule("note", Descriptor.valid.mask, 0)
     for at, kind, fmt in formats(layout):
         if at != level:
             continue
@@ -49,6 +47,11 @@ def _rules(layout: Layout, level: int, *, haf: bool) -> Iterator[WalkRule]:
             yield WalkRule.of(fmt, "table", "pfn", layout.page_shift)
         elif kind in {"page", "block"}:
             leaf = WalkRule.of(fmt, "leaf", "pfn", layout.page_shift)
-            if not haf:
-                yield WalkRule("kept", leaf.mask | _AF, leaf.value, leaf.address)
-            yield leaf
+            if haf:
+                yield leaf
+                continue
+            mask, address = leaf.mask | _AF, leaf.address
+            yield WalkRule("leaf", mask, leaf.value | _AF, address)
+            yield WalkRule("kept", mask, leaf.value, address)
+    yield WalkRule("absent", ALL, 0)
+    yield WalkRule("note", Descriptor.valid.mask, 0)

@@ -41,9 +41,10 @@ def _rules(layout: pte.Layout, level: int) -> Iterator[WalkRule]:
             continue
         if row.kind == "leaf":
             leaf = WalkRule.of(row.format, "leaf", "pfn", layout.page_shift)
+            mask, address = leaf.mask | layout.valid, leaf.address
+            yield WalkRule("leaf", mask, leaf.value | layout.valid, address)
             # Without VALID the refill raises an exception: old, or not readable.
-            yield WalkRule("kept", leaf.mask | layout.valid, leaf.value, leaf.address)
-            yield leaf
+            yield WalkRule("kept", mask, leaf.value, address)
         elif row.kind == "table":
             page = layout.page_shift
             yield WalkRule.of(row.format, "table", "table", page)
