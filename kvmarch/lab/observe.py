@@ -193,9 +193,17 @@ class Observer:
             if not unknown:
                 break
         return tuple(
-            Leaf(raw.gfn, raw.level, raw.entry, raw.pfn, kind, raw.pages)
+            Leaf(raw.gfn, raw.level, raw.entry, self._pfn(raw), kind, raw.pages)
             for raw, kind in zip(entries, kinds, strict=True)
         )
+
+    def _pfn(self, raw: _Raw) -> int | None:
+        """Return the page of an entry, also of one that hardware finds empty."""
+        if raw.pfn is not None:
+            return raw.pfn
+        k, options, _ = self.machine
+        pfn: int | None = k.entry_pfn.fn(k, options, raw.entry, raw.level)
+        return pfn
 
     def _kind(self, at: int, raw: _Raw) -> str:
         key = at, raw.level, raw.entry & ~address_bits(raw.rule)
