@@ -289,10 +289,15 @@ def _set_access_flags(mm: Mm, vpn: int, write: bool) -> bool:
     entry = mm.pte(vpn)
     if not entry & PRESENT or (write and not entry & WRITE):
         return False
-    bits = YOUNG | (DIRTY | SOFT_DIRTY if write else 0)
     pages = mm.level_pages(vpn)
     first = vpn & -pages
-    mm.set_entry(first, mm.pte(first) | bits, pages)
+    entry = mm.pte(first)
+    if not entry & YOUNG:
+        mm.set_entry(first, entry | YOUNG, pages)
+    if write:
+        # Stored even if it stays as it is: an architecture may have protected the entry
+        # in a way that the model's entry does not show.
+        mm.set_entry(first, entry | YOUNG | DIRTY | SOFT_DIRTY, pages)
     return True
 
 

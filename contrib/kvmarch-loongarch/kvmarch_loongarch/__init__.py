@@ -25,6 +25,7 @@ from kvmarch import (
     flush_by_request,
     hookimpl,
 )
+
 from kvmarch_loongarch import (
     fault,
     kinds,

@@ -9,8 +9,16 @@ __all__ = ["CHANGES"]
 from kvmarch import Change
 
 
-def _change(name: str, subject: str, *rest: object, source: str) -> Change:
-    return Change(f"loongarch-{name}", subject, *rest, arch="loongarch", source=source)  # type: ignore[arg-type]
+def _change(
+    name: str,
+    subject: str,
+    since: tuple[int, int] | None,
+    commit: str = "",
+    *,
+    source: str,
+) -> Change:
+    full = f"loongarch-{name}"
+    return Change(full, subject, since, commit, arch="loongarch", source=source)
 
 
 CHANGES = (

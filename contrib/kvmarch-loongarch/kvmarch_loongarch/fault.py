@@ -26,6 +26,7 @@ from kvmarch import (
     slot_of,
     snapshot_mmu_seq,
 )
+
 from kvmarch_loongarch.memslots import supports_huge
 from kvmarch_loongarch.pte import HUGE, V, children, map_page_pte, mkdirty, pfn_of
 from kvmarch_loongarch.table import Found, at_or_above, new_table, populate
@@ -110,7 +111,7 @@ def _fast(vcpu: Vcpu, gfn: int, write: bool) -> Fast:
         new = mkdirty(bits, new)
     if new == old:
         return Fast(done=True)
-    found.table.set(found.index, new)
+    found.table.set(found.at, new)
     pfn = pfn_of(new, arch.geometry.page_shift)
     how = vm.k.loongarch_page_held
     if how == "holds":
@@ -190,7 +191,7 @@ def _split(vm: Vm, cache: "LoongarchVcpu", found: Found, gfn: int) -> Found:
     table = new_table(vm, cache, gfn, 0)
     for number, entry in enumerate(children(found.entry, geometry.page_shift)):
         table.set(number, entry)
-    found.table.set(found.index, table.pa)
+    found.table.set(found.at, table.pa)
     index = geometry.index(gfn, 0)
     return Found(table, index, table.get(index))
 
@@ -222,7 +223,7 @@ def _map(vcpu: Vcpu, slot: Memslot, gfn: int, page: FaultIn, write: bool) -> int
         vcpu.requests.add("tlb_flush")
     elif found.entry & HUGE and found.table.level and write:
         found = _split(vm, cache, found, gfn)
-    found.table.set(found.index, pte)
+    found.table.set(found.at, pte)
     if page.writable:
         vm.host.mark(page.pfn, dirty=True, accessed=False, who="kvm_map_page")
     return first if pte & arch.bits.dirty else -1

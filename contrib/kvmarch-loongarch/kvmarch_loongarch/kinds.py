@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kvmarch import Choice, EntryKind, Kernel
+
 from kvmarch_loongarch.geometry import InvalidTable, find_geometry
 from kvmarch_loongarch.pte import (
     EARLY,

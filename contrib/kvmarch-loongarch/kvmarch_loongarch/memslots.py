@@ -17,6 +17,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from kvmarch import Choice, Flush, Memslot, Vm, kvm_flush_remote_tlbs, op
+
 from kvmarch_loongarch.state import slot_key
 from kvmarch_loongarch.table import mkclean_range
 
@@ -114,7 +115,7 @@ def supports_huge(vm: Vm, slot: Memslot, gfn: int, write: bool) -> bool:
     hva = slot.hva(gfn, vm.page_shift)
     first = -(-slot.userspace_addr // block) * block
     stop = slot.hva(slot.end_gfn, vm.page_shift) // block * block
-    return first <= hva < stop
+    return bool(first <= hva < stop)
 
 
 # -------------------------------------------------------------------------

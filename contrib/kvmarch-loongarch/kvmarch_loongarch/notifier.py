@@ -7,6 +7,7 @@ Models the hooks of arch/loongarch/kvm/mmu.c, v6.8 on (fact sheet loongarch, 3.2
 __all__ = ["age_gfn", "set_spte_gfn", "test_age_gfn", "unmap_gfn_range"]
 
 from kvmarch import Flush, HostPte, Memslot, Vm, op
+
 from kvmarch_loongarch.pte import CC, D, P, V, W
 from kvmarch_loongarch.table import at_or_above, clear_range, for_each_leaf
 
@@ -36,7 +37,7 @@ def set_spte_gfn(vm: Vm, slot: Memslot, gfn: int, pte: int) -> Flush | None:
         return None
     old = found.entry
     if not old & P or not old & V:
-        found.table.set(found.index, 0)
+        found.table.set(found.at, 0)
         return None
     host = (D if pte & HostPte.dirty.mask else 0) | (
         W if pte & HostPte.write.mask else 0
@@ -44,7 +45,7 @@ def set_spte_gfn(vm: Vm, slot: Memslot, gfn: int, pte: int) -> Flush | None:
     # A leaf of level 1 would become one of level 0 in its place (derived there; out of
     # reach inside a bracket).
     address = HostPte.pfn.get(pte) << vm.page_shift
-    found.table.set(found.index, address | P | V | CC | old & host)
+    found.table.set(found.at, address | P | V | CC | old & host)
     return vm.ledger.owe(gfn, gfn + 1)
 
 
@@ -59,7 +60,7 @@ Aged = tuple[tuple[int, int, int], ...]
 def _read(vm: Vm, start: int, end: int) -> Aged:
     """Return table, index and value of each entry with V."""
     return tuple(
-        (found.table.pa, found.index, found.entry)
+        (found.table.pa, found.at, found.entry)
         for found, _gfn in for_each_leaf(vm, start, end)
         if found.entry & V
     )

@@ -11,6 +11,7 @@ __all__ = ["translate"]
 from typing import TYPE_CHECKING
 
 from kvmarch import Translation, Vcpu, Vm
+
 from kvmarch_loongarch.pte import D, V, W, pfn_of
 from kvmarch_loongarch.table import Found, at_or_above
 
@@ -52,7 +53,7 @@ def _hardware(vcpu: Vcpu, gfn: int, access: str) -> Translation:
     found = at_or_above(vm, gfn, 0)
     if found is not None and access == "write" and found.entry & (V | W | D) == V | W:
         found = found._replace(entry=found.entry | D)
-        found.table.set(found.index, found.entry)
+        found.table.set(found.at, found.entry)
     half = _translation(vm, gfn, found)
     if half.read:
         vcpu.tlb.insert(vcpu.arch.gid, half)

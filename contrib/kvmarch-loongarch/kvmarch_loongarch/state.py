@@ -8,6 +8,7 @@ __all__ = ["LoongarchVcpu", "LoongarchVm", "slot_key", "vcpu_create", "vm_create
 from dataclasses import astuple
 
 from kvmarch import Match, Memslot, Part, Vcpu, Vm
+
 from kvmarch_loongarch.geometry import find_geometry
 from kvmarch_loongarch.pte import P, V
 from kvmarch_loongarch.vpid import FIRST_VERSION

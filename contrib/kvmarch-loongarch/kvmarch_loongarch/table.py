@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from kvmarch import Table, Vm
+
 from kvmarch_loongarch.pte import HUGE, P, mkclean
 from kvmarch_loongarch.state import LoongarchVcpu, LoongarchVm
 
@@ -28,7 +29,7 @@ class Found(NamedTuple):
     """Where an entry is: its table and the index in it; and the entry."""
 
     table: Table
-    index: int
+    at: int
     entry: int
 
     @property
@@ -110,7 +111,7 @@ def table_at(vm: Vm, gfn: int, level: int) -> tuple[Table, int] | None:
     found = at_or_above(vm, gfn, level)
     if found is None or found.table.level != level:
         return None
-    return found.table, found.index
+    return found.table, found.at
 
 
 def lowest_entry(vm: Vm, gfn: int) -> tuple[int, int]:
@@ -170,7 +171,7 @@ def clear_range(vm: Vm, start: int, end: int) -> tuple[int, int] | None:
     gone: tuple[int, int] | None = None
     for found, gfn in for_each_leaf(vm, start, end):
         level = found.table.level
-        found.table.set(found.index, geometry.empty[level])
+        found.table.set(found.at, geometry.empty[level])
         pages = geometry.pages(level)
         first = gfn & -pages
         gone = (gone[0] if gone else first, first + pages)
@@ -189,6 +190,6 @@ def mkclean_range(vm: Vm, start: int, end: int, mask: int = -1) -> bool:
     for found, gfn in for_each_leaf(vm, start, end):
         chosen = found.table.level or mask >> gfn - start & 1
         if chosen and found.entry & bits.dirty:
-            found.table.set(found.index, mkclean(bits, found.entry))
+            found.table.set(found.at, mkclean(bits, found.entry))
             changed = True
     return changed

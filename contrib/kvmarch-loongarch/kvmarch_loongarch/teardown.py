@@ -10,6 +10,7 @@ __all__ = ["CHOICES", "destroy_vm", "flush_shadow_memslot"]
 from typing import TYPE_CHECKING, NamedTuple
 
 from kvmarch import Choice, Memslot, Table, Vm, kvm_flush_remote_tlbs, op
+
 from kvmarch_loongarch.pte import HUGE
 from kvmarch_loongarch.table import children, clear_range
 
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
 class Below(NamedTuple):
     """A table that a walk is about to enter.
 
-    :param index: of its entry in the directory above.
+    :param at: index of its entry in the directory above.
     :param pa: its address; 0 if the walk has seen all.
     :param leaf: the entry is a leaf of level 1 and leads to no table.
     """
 
-    index: int
+    at: int
     pa: int
     leaf: bool = False
 
@@ -140,10 +141,10 @@ async def _flush_below(vm: Vm, pa: int, level: int) -> tuple[bool, tuple[int, ..
             one, below = await _flush_below(vm, found.pa, level - 1)
             cleared = cleared or one
             unlinked = (*unlinked, *below)
-        await _empty(vm, pa, found.index, found.leaf)
+        await _empty(vm, pa, found.at, found.leaf)
         if not found.leaf:
             unlinked = (*unlinked, found.pa)
-        found = await _next(vm, pa, found.index + 1)
+        found = await _next(vm, pa, found.at + 1)
     return cleared, unlinked
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kvmarch import Kernel, WalkLayout, WalkLevel, WalkRule
+
 from kvmarch_loongarch.geometry import Geometry, InvalidTable, find_geometry
 from kvmarch_loongarch.pte import Bits, Empty, V, huge_format, leaf_format
 

@@ -25,6 +25,7 @@ from kvmarch import (
     hookimpl,
     op,
 )
+
 from kvmarch_s390 import kinds, own, shared, slots, tables
 from kvmarch_s390.changes import CHANGES
 from kvmarch_s390.geometry import ROOTS, entries, pages

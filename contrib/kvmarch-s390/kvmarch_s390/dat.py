@@ -30,6 +30,7 @@ from functools import cache
 from typing import cast
 
 from kvmarch import EntryFormat, Field
+
 from kvmarch_s390.geometry import LEVELS, PAGE, REGION3, SEGMENT, pages, table_type
 from kvmarch_s390.region import ANY
 

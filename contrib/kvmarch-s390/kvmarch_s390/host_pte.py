@@ -20,6 +20,7 @@ from functools import cache
 from typing import cast
 
 from kvmarch import EntryFormat, Field, HostPte
+
 from kvmarch_s390.geometry import LEVELS, table_type
 from kvmarch_s390.region import ANY
 

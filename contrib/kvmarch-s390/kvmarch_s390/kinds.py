@@ -14,6 +14,7 @@ from kvmarch import (
     WalkLevel,
     WalkRule,
 )
+
 from kvmarch_s390 import dat
 from kvmarch_s390.geometry import (
     PAGE,

@@ -25,6 +25,7 @@ from kvmarch import (
     slot_of,
     snapshot_mmu_seq,
 )
+
 from kvmarch_s390 import dat
 from kvmarch_s390.geometry import PAGE, SEGMENT, entries, pages
 from kvmarch_s390.region import table_entry
@@ -85,7 +86,7 @@ def _new_table(vm: Vm, spot: Spot, contents: list[int]) -> None:
     if len(contents) > 1:
         for at, entry in enumerate(contents):
             table.set(at, entry)
-    spot.table.set(spot.index, table_entry(spot.level, table.pa))
+    spot.table.set(spot.at, table_entry(spot.level, table.pa))
 
 
 def walk_down(vm: Vm, gfn: int, level: int) -> Spot:
@@ -236,7 +237,7 @@ def _clear_young(vm: Vm, spot: Spot) -> None:
     Of a page that was dirty, or could have become so, the folio is told; the dirty log
     is not (fact sheet, bugs 16 and 17).
     """
-    now = spot._replace(entry=spot.table.get(spot.index))
+    now = spot._replace(entry=spot.table.get(spot.at))
     _i, _y, dirty, _w = dat.masks(spot.level)
     if spot.entry & dirty or not spot.entry & dat.OwnPte.p.mask:
         mark_folio(vm, pfn_of(spot.entry, spot.level), "gmap_age_gfn")

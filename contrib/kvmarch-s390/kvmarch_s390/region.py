@@ -21,6 +21,7 @@ from functools import cache
 from typing import cast
 
 from kvmarch import EntryFormat, Field
+
 from kvmarch_s390.geometry import LEVELS, SEGMENT, table_type
 
 ANY = (1 << EntryFormat.width) - 1
@@ -98,8 +99,8 @@ def asce_of(level: int, pa: int) -> int:
     return Asce.pack(origin=pa >> 12, p=1, s=1, x=1, dt=table_type(level), tl=3)
 
 
-class Pgste(EntryFormat):
-    """The status of one page, beside its entry (v7.0 on)."""
+class PgsteHardware(EntryFormat):
+    """The bits of a page's status, beside its entry, that are the machine's."""
 
     live_changes = ANY
 
@@ -110,30 +111,30 @@ class Pgste(EntryFormat):
     hc = Field(53, doc="changed, as the host sees it")
     gr = Field(50, doc="referenced, as the guest sees it")
     gc = Field(49, doc="changed, as the guest sees it")
-    val16 = Field(47, 32, doc="data of KVM's own")
     zero = Field(31, doc="the guest knows the page to be zero")
     nodat = Field(30, doc="the guest uses no DAT on the page")
     usage = Field(25, 24, doc="usage state that the guest has set (CMMA)")
+
+
+class Pgste(PgsteHardware):
+    """The status of one page, beside its entry (v7.0 on)."""
+
+    val16 = Field(47, 32, doc="data of KVM's own")
     cmma_d = Field(15, doc="the usage state has changed")
     prefix_notif = Field(14, doc="a prefix page: its vCPU must leave SIE first")
     vsie_notif = Field(13, doc="a nested guest's shadow depends on it")
     vsie_gmem = Field(12, doc="memory of a nested guest (v7.1 on)")
 
 
-class PgsteMoved(Pgste):
+class PgsteMoved(PgsteHardware):
     """The status of one page beside the host's entry, v6.14 to v6.19."""
 
-    val16 = None
-    vsie_gmem = None
-    cmma_d = None
-    prefix_notif = None
-    vsie_notif = None
     uc = Field(15, doc="user dirty: written since the last sync of the dirty log")
     notify = Field(14, doc="IN: tell gmap's notifiers when the entry goes")
     vsie = Field(13, doc="a nested guest's shadow depends on it")
 
 
-class PgsteEarly(PgsteMoved):
+class PgsteEarly(PgsteHardware):
     """The same up to v6.13."""
 
     uc = Field(47, doc="user dirty: written since the last sync of the dirty log")

@@ -31,6 +31,7 @@ from kvmarch import (
     release_pfn,
     slot_of,
 )
+
 from kvmarch_s390.geometry import PAGE, SEGMENT, entries, index, pages
 from kvmarch_s390.host_pte import gmap_segment, host_page, invalid_region
 from kvmarch_s390.limits import prepare_slot
@@ -203,9 +204,12 @@ def entry_changed(vm: Vm, vpn: int, count: int, old: int, new: int) -> None:
     if old & _USABLE == _USABLE:
         for start, end in arch.gfns_of(vpn, count):
             invalidate_tlbs(vm, start, end, arch.asce)
+    may_write = new & _P and new & _MAY_WRITE == _MAY_WRITE
     for page in range(vpn, vpn + count):
-        arch.protected.discard(page)
-        if new & _P and new & _MAY_WRITE == _MAY_WRITE:
+        # P goes with the next write fault, or with the page; pte_mkyoung() leaves it.
+        if (old ^ new) != _YOUNG:
+            arch.protected.discard(page)
+        if may_write and page not in arch.protected:
             arch.pgstes[page] = arch.pgstes.get(page, 0) | arch.user_dirty
 
 

@@ -10,6 +10,7 @@ __all__ = ["CHOICES", "destroy_vm", "prepare_memory_region"]
 from typing import TYPE_CHECKING
 
 from kvmarch import Choice, Memslot, Table, Vm, op
+
 from kvmarch_s390 import dat
 from kvmarch_s390.geometry import PAGE, entries, pages
 from kvmarch_s390.limits import prepare_slot

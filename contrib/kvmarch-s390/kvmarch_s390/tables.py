@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from kvmarch import Part, Table, Translation, Vcpu, Vm, invalidate_tlbs
+
 from kvmarch_s390 import dat
 from kvmarch_s390.geometry import PAGE, entries, index, pages
 from kvmarch_s390.region import Pgste, asce_of
@@ -65,7 +66,7 @@ class Spot(NamedTuple):
     """Where an entry is, and what it holds."""
 
     table: Table
-    index: int
+    at: int
     entry: int
 
     @property
@@ -81,7 +82,7 @@ class Spot(NamedTuple):
     @property
     def first(self) -> int:
         """Return the first gfn that the entry covers."""
-        return self.table.base + self.index * pages(self.table.level)
+        return self.table.base + self.at * pages(self.table.level)
 
 
 def leads_on(entry: int, level: int) -> bool:
@@ -143,7 +144,7 @@ def leaf_table(vm: Vm, gfn: int, level: int) -> tuple[int, int] | None:
     if not arch.root or not PAGE <= level <= arch.level:
         return None
     spot = lookup(vm, gfn, level)
-    return (spot.table.pa, spot.index) if spot.level == level else None
+    return (spot.table.pa, spot.at) if spot.level == level else None
 
 
 def translate(vcpu: Vcpu, gfn: int, access: str) -> Translation | str:

@@ -1,0 +1,1 @@
+"""Scenario files: historical bugs of KVM/LoongArch (fact sheet loongarch, 5)."""

@@ -1,0 +1,136 @@
+"""The step tables of the fact sheet, and what the releases change."""
+
+from errno import ENOMEM
+
+import pytest
+from kvmarch import LOG_DIRTY_PAGES
+from kvmarch.kernel.dirty_log import get_dirty_log
+from kvmarch.kernel.mmap import madvise_dontneed
+from kvmarch.kernel.mmu_notifier import (
+    mmu_notifier_clear_flush_young,
+    mmu_notifier_clear_young,
+)
+
+from kvmarch_loongarch.vpid import FIRST_VERSION, VPID_MASK, check_vpid
+
+
+def flags(one, gfn):
+    """Return the bits of an entry beside its frame number."""
+    return one.entry(gfn) & 0x3FFF
+
+
+def test_the_table_of_section_6(bench):
+    one = bench()
+    one.slot(flags=LOG_DIRTY_PAGES)
+    span = one.mm, one.at(2), one.at(3)
+
+    one.access(2, "read")
+    assert flags(one, 2) == 0x291
+    one.access(2, "write")
+    assert flags(one, 2) == 0x393
+    assert one.do(get_dirty_log(one.vm, 0)) == (0, 0b100)
+    assert flags(one, 2) == 0x291
+    assert one.do(mmu_notifier_clear_flush_young(*span))
+    assert flags(one, 2) == 0x290
+    one.access(2, "write")
+    assert flags(one, 2) == 0x393
+    one.do(madvise_dontneed(*span))
+    assert one.k.entry.fn(one.vm, 2) == (0, 0)
+    assert one.lost == []
+
+
+@pytest.mark.parametrize("release", [(6, 8), (7, 2)])
+def test_a_flush_is_a_new_vpid_of_every_vcpu(bench, release):
+    one = bench(release, vcpus=2)
+    one.slot()
+    one.access(2)
+    before = one.vcpu.arch.vpid
+    one.do(madvise_dontneed(one.mm, one.at(2), one.at(3)))
+    one.access(2)
+
+    assert one.vcpu.arch.vpid == before + 1
+    assert "tlb_flush" in one.vm.vcpus[1].requests
+
+
+def test_aging_without_a_flush_leaves_the_tlb_alone(bench):
+    one = bench()
+    one.slot()
+    one.access(2)
+    exits = one.vcpu.exits["invalid"]
+    span = one.mm, one.at(2), one.at(3)
+
+    assert one.do(mmu_notifier_clear_young(*span))
+    one.access(2)
+    assert one.vcpu.exits["invalid"] == exits
+    assert not one.do(mmu_notifier_clear_young(*span))
+
+
+def test_numbers_wrap_and_take_everything_with_them(bench):
+    one = bench()
+    one.slot()
+    one.access(2)
+    one.vcpu.arch.cache = FIRST_VERSION | VPID_MASK
+    one.vcpu.arch.vpid = 0
+
+    assert check_vpid(one.vcpu)
+    assert one.vcpu.arch.vpid == 2 * FIRST_VERSION + 1
+    assert one.vcpu.arch.gid == 1
+    assert one.vcpu.tlb.entries == {}
+
+
+@pytest.mark.parametrize(
+    ("release", "ptw", "exits"),
+    [
+        pytest.param((6, 16), True, 0, id="v6.16 walker"),
+        pytest.param((6, 16), False, 1, id="v6.16 software"),
+        pytest.param((6, 17), True, 1, id="v6.17 walker"),
+    ],
+)
+def test_a_walker_sets_d_where_w_is_left(bench, release, ptw, exits):
+    one = bench(release, ptw=ptw)
+    one.slot()
+    one.access(2, "write")
+    one.slot(flags=LOG_DIRTY_PAGES)
+    before = sum(one.vcpu.exits[why] for why in ("invalid", "modified"))
+
+    one.access(2, "write")
+
+    after = sum(one.vcpu.exits[why] for why in ("invalid", "modified"))
+    assert after - before == exits
+    assert one.do(get_dirty_log(one.vm, 0)) == (0, 0b100 if exits else 0)
+
+
+@pytest.mark.parametrize(
+    ("release", "gfns"), [((6, 12), 1 << 33), ((6, 14), 1 << 34)], ids=str
+)
+def test_the_guest_has_so_many_addresses(bench, release, gfns):
+    one = bench(release)
+
+    assert one.vm.arch.gfns == gfns
+    assert one.slot(gfn=gfns - 15) == ENOMEM
+    assert one.slot(gfn=gfns - 16) == 0
+
+
+@pytest.mark.parametrize(
+    ("release", "access", "how"),
+    [
+        ((6, 14), "read", "mmio"),
+        ((6, 18), "read", "exception"),
+        ((6, 8), "exec", "exception"),
+    ],
+    ids=str,
+)
+def test_beyond_them(bench, release, access, how):
+    one = bench(release)
+    one.slot()
+
+    assert one.access(one.vm.arch.gfns, access) == how
+
+
+def test_an_instruction_from_nowhere_is_an_address_error(bench):
+    one = bench()
+    one.slot()
+
+    assert one.access(65, "exec") == "exception"
+    assert one.access(65, "read") == "mmio"
+    assert one.lost == []
