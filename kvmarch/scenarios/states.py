@@ -10,7 +10,7 @@ __all__ = ["States", "decoded", "short"]
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from kvmarch.changes import Kernel
@@ -191,9 +191,9 @@ class States:
         if hasattr(kind, "variables"):
             if not hasattr(kind, "key"):
                 return _Name(self._names.get(id(value), kind.__name__.lower()))
-            name = _piece_name(value)
-            self._pieces[name] = value
-            return _Name(name)
+            name = _piece_name(value.key())
+            self._pieces[name.text] = value
+            return name
         if isinstance(value, dict):
             return {key: self._frozen(item) for key, item in value.items()}
         if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -251,10 +251,13 @@ class States:
         return f"{place}: {was} -> {now}"
 
 
-def _piece_name(piece: Any) -> str:
-    kind, *rest = piece.key()
-    return " ".join(
-        (str(kind), *(f"{n:#x}" if isinstance(n, int) else str(n) for n in rest))
+@lru_cache(maxsize=1 << 16)
+def _piece_name(key: Any) -> _Name:
+    kind, *rest = key
+    return _Name(
+        " ".join(
+            (str(kind), *(f"{n:#x}" if isinstance(n, int) else str(n) for n in rest))
+        )
     )
 
 
