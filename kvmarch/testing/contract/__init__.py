@@ -13,6 +13,7 @@ The rules from which an architecture may deviate (:class:`~kvmarch.Deviation`) a
 from kvmarch.testing.contract.rules import RULES as RULES
 from kvmarch.testing.contract.test_1_formats import *  # noqa: F403
 from kvmarch.testing.contract.test_2_faults import *  # noqa: F403
+from kvmarch.testing.contract.test_2_walk import *  # noqa: F403
 from kvmarch.testing.contract.test_3_notifiers import *  # noqa: F403
 from kvmarch.testing.contract.test_4_memslots import *  # noqa: F403
 from kvmarch.testing.contract.test_5_teardown import *  # noqa: F403
