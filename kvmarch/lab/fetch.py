@@ -110,9 +110,15 @@ def fetch(
         raise LabError(f"no {KEYRING}; apt install debian-archive-keyring")
     mirrors = [mirror] if mirror else system_mirrors()
     seen: list[str] = []
+    failed: LabError | None = None
     for suite in SUITES:
         apt = _Apt(suite, machine, mirrors)
-        apt.update(tell)
+        try:
+            apt.update(tell)
+        except LabError as error:
+            tell(f"{error}; looking elsewhere")
+            failed = error
+            continue
         releases = {
             found[1]: name
             for name in apt.images()
@@ -129,6 +135,8 @@ def fetch(
             tell(f"downloading {' '.join(packages)}")
             files = apt.download(packages, Path(folder))
             return unpack(files, machine, release)
+    if failed is not None:
+        raise failed
     known = sorted({".".join(map(str, numbers_of(name)[:2])) for name in seen})
     raise LabError(
         f"Debian has no kernel {wanted!r} for {machine.debian}; "
