@@ -13,6 +13,8 @@ from kvmarch.walk.names import Machine, Names, machine_of, size_name
 from kvmarch.walk.path import UNKNOWN, Visit, Walker
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from kvmarch.walk.contents import Tally
     from kvmarch.walk.tree import Tree
 
@@ -108,7 +110,10 @@ def summary_table(plugins: Plugins, choose: Choose, asked: Asked) -> Table:
     )
     tree = _tree(machine, asked)
     counts: dict[tuple[int, int, str, str, str], int] = {}
-    for row, count in _counted(tree, machine).items():
+    from kvmarch.walk.contents import tally
+
+    found = tally(tree)
+    for row, count in found.items():
         named = names.of(row.entry, row.level)
         about = names.permissions(named), names.memory_type(named)
         key = row.shift, row.level, _kind(names, row), *about
@@ -127,7 +132,7 @@ def summary_table(plugins: Plugins, choose: Choose, asked: Asked) -> Table:
                 "bytes": count << machine.layout.by_level[level].shift,
             }
         )
-    table.notes.append(_tables(tree))
+    _about(table, tree, found, names)
     return table
 
 
@@ -155,8 +160,8 @@ def ranges_table(plugins: Plugins, choose: Choose, asked: Asked) -> Table:
     tree = _tree(machine, asked)
     from kvmarch.walk.contents import ranges_of
 
-    for row in ranges_of(tree):
-        _refuse_chaos(row.tally, machine)
+    ranges = ranges_of(tree)
+    for row in ranges:
         named = names.of(row.tally.entry, row.tally.level)
         table.rows.append(
             {
@@ -170,7 +175,7 @@ def ranges_table(plugins: Plugins, choose: Choose, asked: Asked) -> Table:
                 "fields": named.show() if named.format else f"{row.tally.entry:#x}",
             }
         )
-    table.notes.append(_tables(tree))
+    _about(table, tree, [row.tally for row in ranges], names)
     return table
 
 
@@ -186,25 +191,29 @@ def _tree(machine: Machine, asked: Asked) -> "Tree":
     return Tree(image, machine.layout, asked.root, asked.byteorder)
 
 
-def _counted(tree: "Tree", machine: Machine) -> "dict[Tally, int]":
-    from kvmarch.walk.contents import tally
+def _about(
+    table: Table, tree: "Tree", found: "Collection[Tally]", names: Names
+) -> None:
+    """Note how many tables there are, and whether entries were understood.
 
-    counts = tally(tree)
-    for row in counts:
-        _refuse_chaos(row, machine)
-    return counts
-
-
-def _refuse_chaos(row: "Tally", machine: Machine) -> None:
-    """Refuse a root with entries of no known kind: it is none, or of something else.
-
-    :raises WalkError: it has one.
+    :raises WalkError: none was, or one of the root was not.
     """
-    if row.role == UNKNOWN and row.level == machine.layout.levels[0].level:
+    k, _, layout = names.machine
+    strange = [row for row in found if names.of(row.entry, row.level).kind == UNKNOWN]
+    for row in strange:
+        if row.level == layout.levels[0].level:
+            raise WalkError(
+                f"the root holds {row.entry:#x}, which is no entry of {k.arch}: "
+                "are root, release and options right?"
+            )
+    if strange and len(strange) == len(found):
         raise WalkError(
-            f"the root holds {row.entry:#x}, which is no entry of {machine.k.arch}: "
-            "are root, release and options right?"
+            f"no leaf of this tree is an entry of {k.arch}, such as "
+            f"{strange[0].entry:#x}: are root, release and options right?"
         )
+    table.notes.append(_tables(tree))
+    if strange:
+        table.notes.append("some entries are unknown: are release and options right?")
 
 
 def _kind(names: Names, row: "Tally") -> str:

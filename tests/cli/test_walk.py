@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -162,3 +163,32 @@ def test_without_numpy(image, monkeypatch):
         2,
         "kvmarch: walking a whole tree needs numpy: install kvmarch[lab]\n",
     )
+
+
+def test_other_options_than_the_machines(image):
+    """The layout of a release that keeps its bits elsewhere knows none of these."""
+    status, output = walk("--ram", ROOT, "--root", ROOT, image, "-k", "v7.2")
+
+    assert status == 2
+    assert "are root, release and options right?" in output
+    assert output.count("\n") == 1
+
+
+def test_one_entry_that_is_unknown(image, tmp_path):
+    memory = bytearray(Path(image).read_bytes())
+    leaf = next(
+        at
+        for at in range(0, len(memory), 8)
+        if int.from_bytes(memory[at : at + 8], "little") & 0xFFF == 0xB77
+    )
+    memory[leaf + 7] |= 0x40
+    path = tmp_path / "ram"
+    path.write_bytes(bytes(memory))
+
+    found = rows(str(path))
+
+    kinds = [row["kind"] for row in found["rows"]]
+    assert sorted(kinds) == ["leaf", "leaf", "unknown (leaf)"]
+    assert found["notes"][1:] == [
+        "some entries are unknown: are release and options right?"
+    ]
