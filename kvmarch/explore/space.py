@@ -23,7 +23,7 @@ from kvmarch.explore.node import (
 )
 from kvmarch.explore.program import Program
 from kvmarch.explore.route import moves_to
-from kvmarch.explore.standpoint import standpoint
+from kvmarch.explore.standpoint import place_of
 from kvmarch.explore.symmetry import Symmetry
 from kvmarch.machine.run import Task, begin, take_step
 from kvmarch.machine.world import Violation
@@ -258,16 +258,10 @@ class Space:
     # -- standpoints -----------------------------------------------------------
 
     def _standpoint(self, i: int, task: Task) -> int:
-        key: Any = None
-        name = "end"
-        if not task.done:
-            held = tuple((lock.name, mode) for lock, mode in task.held)
-            step = task.pending
-            name = step.op.name
-            doing = step.op, self.cells.freeze(step.args)
-            key = held, doing, standpoint(task.path, self.cells)
-            if self.symmetry is not None:
-                key = self.symmetry.key(i, key)
+        key: Any = place_of(task, self.cells)
+        name = "end" if key is None else task.pending.op.name
+        if key is not None and self.symmetry is not None:
+            key = self.symmetry.key(i, key)
         number = self._ids[i].get(key)
         if number is None:
             number = self._ids[i][key] = len(self.nodes[i])
