@@ -21,6 +21,21 @@ def pytest_addoption(parser):
         action="store_true",
         help="write what commands print now into the documents",
     )
+    parser.addoption(
+        "--lab",
+        action="store_true",
+        help="boot real kernels, too: needs QEMU, cross compilers, apt and minutes",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what boots kernels, unless it is asked for."""
+    if config.getoption("--lab"):
+        return
+    reason = pytest.mark.skip(reason="boots real kernels; asked for with --lab")
+    for item in items:
+        if "lab" in item.keywords and item.get_closest_marker("lab"):
+            item.add_marker(reason)
 
 
 def pytest_make_parametrize_id(config, val, argname):
