@@ -26,11 +26,20 @@ from typing import Any, Self
 from kvmarch.arch import LabMachine
 from kvmarch.errors import LabError
 
+APPEND = (
+    "loglevel=4 panic=-1 rdinit=/init "
+    # Tables that were freed must not look as if they were live.
+    "init_on_free=1 "
+    # It would age the guest's memory at times of its own (7.x).
+    "damon_stat.enabled=0"
+)
+"""The kernel's command line; it knows what is none of its own."""
 TAIL = 30
 """Lines of the console that an error shows."""
 _ANSWER = re.compile(r"@([KPTCHFEMNWXQ#!.])(?: (.*))?$")
 _DIED = ("Kernel panic - not syncing", "Unable to mount root fs")
 _PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
 
 
 @contextlib.contextmanager
@@ -50,7 +59,7 @@ def ending_on_signals() -> Iterator[None]:
 
 def _die_with_parent() -> None:
     """Ask the kernel for SIGKILL when the parent is killed."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Emulator:
@@ -122,8 +131,7 @@ class Emulator:
         self._qmp, theirs = socket.socketpair()
         size = f"{self._bytes >> 20}M"
         ram = f"size={size},mem-path=/proc/self/fd/{self._ram},share=on"
-        append = f"console={machine.console} loglevel=4 panic=-1 rdinit=/init"
-        words = f"{append} {machine.append} {self._append}".split()
+        words = f"console={machine.console} {APPEND} {machine.append} {self._append}"
         command = [program, "-machine", f"{machine.machine},memory-backend=ram"]
         command += ["-cpu", machine.cpu, "-smp", "1", "-m", size, "-accel", "tcg"]
         command += ["-object", f"memory-backend-file,id=ram,{ram}"]
@@ -131,7 +139,7 @@ class Emulator:
         command += ["-chardev", f"socket,id=qmp,fd={theirs.fileno()}"]
         command += ["-mon", "chardev=qmp,mode=control"]
         command += ["-kernel", str(kernel), "-initrd", str(initrd)]
-        command += ["-append", " ".join(words)]
+        command += ["-append", " ".join(words.split())]
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
                 command,
@@ -141,7 +149,7 @@ class Emulator:
                 pass_fds=(*self._files, theirs.fileno()),
                 # A Ctrl-C is for this program, which then ends QEMU.
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - there are no threads
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - it is one system call
             )
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdout.fileno(), False)
