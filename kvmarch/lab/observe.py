@@ -126,12 +126,18 @@ class Observer:
         A known root is kept as long as its tree can be walked and maps what was
         touched to where it is; else it is looked for again. If nothing better is
         found, the tree is shown as it is: that it maps a page elsewhere may be what
-        somebody wants to see.
+        somebody wants to see. Of two trees that fit none is shown.
         """
         self._gfns.update(known.frames)
         entries = None if self._root is None else self._read(*self._root)
         if entries is None or not _maps(entries, known):
-            found = self._find(known)
+            try:
+                found = self._find(known)
+            except WalkError as error:
+                # Of two trees that fit, one is a dead VM's. The next page that is
+                # touched tells them apart.
+                self._root = None
+                return Seen(None, str(error), ())
             if found is not None:
                 self._root = found
                 entries = self._read(*found)

@@ -10,8 +10,9 @@ The host's own page tables hold the same frames, often in the same format. They 
 them at the host's addresses, besides the program, its libraries and stack; so their
 whole tree maps other things, or the pages elsewhere.
 
-A tree that was freed and not overwritten looks like a live one. Boot the kernel with
-``init_on_free=1``; two roots that both fit are an error, never a guess.
+A tree that was freed and not overwritten may fit too, if the pages that were touched
+are the same. Two roots that fit are an error, never a guess; more pages tell them
+apart, and a kernel that is booted with ``init_on_free=1`` leaves no such trees.
 """
 
 __all__ = ["Known", "find_root", "fits", "roots_of"]

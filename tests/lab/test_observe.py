@@ -91,3 +91,14 @@ def test_another_vm_begins_anew(x86, watched):
     watched.forget()
 
     assert watched.look(Known(x86.known.frames, ())).root is None
+
+
+def test_of_two_trees_that_fit_none_is_shown_until_they_differ(x86, memory, watched):
+    copy = memory.copy(0)
+
+    seen = watched.look(x86.known)
+    assert (seen.root, seen.leaves) == (None, ())
+    assert "several trees map what is known" in seen.method
+
+    memory.put(copy[1] + 7 * 8, 0)
+    assert watched.look(x86.known).root == x86.root
