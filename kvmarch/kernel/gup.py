@@ -11,6 +11,7 @@ __all__ = [
     "handle_mm_fault",
     "host_mapping",
     "release_pfn",
+    "wp_page_copy",
 ]
 
 from typing import Any, NamedTuple
@@ -108,6 +109,8 @@ def _map_new(mm: Mm, vpn: int, write: bool, vma: Vma) -> None:
     order = mm.pmd_order
     first = vpn >> order << order
     huge = bool(vma.huge and order and not swapped) and huge_range_fits(mm, first)
+    if huge or write or swapped:
+        mm.prepare_anon(vma)
     if not write and not swapped:
         # A read of untouched memory maps the zero page, a huge one if it fits.
         if huge:
@@ -171,6 +174,9 @@ def _copy(mm: Mm, vpn: int) -> tuple[int, int]:
         return 0, NO_MEMORY
     old = entry >> PFN_SHIFT
     host.get(old)
+    vma = mm.find_vma(vpn << mm.page_shift)
+    if vma is not None:
+        mm.prepare_anon(vma)
     pfn = host.alloc("anon", host.pages[old].content)
     host.pages[pfn].refs = 1
     return entry, pfn
@@ -220,9 +226,11 @@ def _replaced(mm: Mm, old: int) -> None:
     host.put(old)
 
 
-async def wp_page_copy(mm: Mm, vpn: int) -> bool:
+async def wp_page_copy(mm: Mm, vpn: int, *, unshare: bool = False) -> bool:
     """Give a writer a copy of a shared page; return False if there is no memory.
 
+    :param unshare: somebody wants the copy who does not write: it is clean, and not
+        writable yet.
     :Kernel: wp_page_copy(), mm/memory.c. The copy is made before the bracket; the
         old page is put after it.
     :Locking: mmap_lock for read.
@@ -238,7 +246,9 @@ async def wp_page_copy(mm: Mm, vpn: int) -> bool:
         same = await _is_same(mm, vpn, before, new)
         if same:
             await ptep_clear_flush(mm, vpn)
-            bits = PRESENT | WRITE | DIRTY | YOUNG | SOFT_DIRTY | before & EXEC
+            bits = PRESENT | YOUNG | before & EXEC
+            if not unshare:
+                bits |= WRITE | DIRTY | SOFT_DIRTY
             await mm.k.set_pte_at_notify(mm, vpn, new << PFN_SHIFT | bits)
     await mm.k.change_pte_end(mm, hva, end)
     if same:

@@ -3,9 +3,21 @@
 Models mm/ksm.c; generic facts 2.15.
 """
 
-__all__ = ["ksm_scan", "replace_page", "write_protect_page"]
+__all__ = [
+    "CHOICES",
+    "ksm_scan",
+    "replace_page",
+    "unmerge_ksm_pages",
+    "write_protect_page",
+]
 
-from kvmarch.kernel.gup import handle_mm_fault, ptep_clear_flush, set_pte_at
+from kvmarch.changes import Choice
+from kvmarch.kernel.gup import (
+    handle_mm_fault,
+    ptep_clear_flush,
+    set_pte_at,
+    wp_page_copy,
+)
 from kvmarch.machine.host import (
     DIRTY,
     EXEC,
@@ -226,3 +238,43 @@ async def ksm_scan(mm: Mm, start: int, end: int) -> int:
             else:
                 seen = (*seen, vpn)
     return merged
+
+
+# -- pages that are not to be KSM's any more ---------------------------------------
+
+unmerged_writable = Choice(
+    "unmerged_writable", "whether a page that KSM gives back is writable at once"
+)
+unmerged_writable.add(True)
+unmerged_writable.add(False, "ksm-unshares")
+
+
+@op(name="KSM pages of a range")
+def _ksm_pages(mm: Mm, start: int, end: int) -> tuple[tuple[int, bool], ...]:
+    """Return the virtual pages that map KSM pages, and whether they may be written."""
+    found = []
+    for vpn, entry, _pages in mm.mapped(start, end):
+        vma = mm.find_vma(vpn << mm.page_shift)
+        kind = mm.host.pages[entry >> PFN_SHIFT].kind
+        if vma is not None and vma.mergeable and kind == "ksm":
+            found.append((vpn, vma.write))
+    return tuple(found)
+
+
+async def unmerge_ksm_pages(mm: Mm, start: int, end: int) -> None:
+    """Give each KSM page of a range back its own copy.
+
+    By a write fault, or from v6.2 on by one that only unshares. Simplified: where the
+    VMA may not be written, the former leaves a clean copy as the latter does; harmless
+    because nobody but KSM looks at D.
+
+    :Kernel: unmerge_ksm_pages(), break_ksm().
+    :Locking: mmap_lock.
+    """
+    pages = await _ksm_pages(mm, start, end)
+    for vpn, writable in pages:
+        unshare = not (writable and mm.k.unmerged_writable)
+        await wp_page_copy(mm, vpn, unshare=unshare)
+
+
+CHOICES = (unmerged_writable,)

@@ -5,6 +5,7 @@ notifications are those of generic facts 2.14.
 """
 
 __all__ = [
+    "CHOICES",
     "exit_mmap",
     "fork",
     "madvise_dontneed",
@@ -18,8 +19,10 @@ __all__ = [
 from dataclasses import replace
 from typing import Any
 
+from kvmarch.changes import Choice
 from kvmarch.kernel.gup import get_user_page, huge_range_fits, map_huge
 from kvmarch.kernel.huge_memory import split_partial, split_pmd
+from kvmarch.kernel.ksm import unmerge_ksm_pages
 from kvmarch.kernel.mmu_notifier import (
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
@@ -150,11 +153,48 @@ def _first_mapped(mm: Mm, start: int, end: int) -> int:
     return end
 
 
+stays_writable = Choice(
+    "stays_writable", "whether mprotect() to writable makes an entry writable at once"
+)
+
+
+@stays_writable.when()
+def _by_next_fault(mm: Mm, entry: int, pages: int) -> bool:
+    """Leave it to the next write fault (to v5.19)."""
+    return False
+
+
+@stays_writable.when("mprotect-upgrades")
+def _if_dirty(mm: Mm, entry: int, pages: int) -> bool:
+    """Do so for a small page that nobody shares and that was written (v6.0, v6.1).
+
+    :Kernel: can_change_pte_writable().
+    """
+    return pages == 1 and bool(entry & DIRTY) and _is_exclusive(mm, entry)
+
+
+@stays_writable.when("mprotect-upgrades", "mprotect-upgrades-all")
+def _if_exclusive(mm: Mm, entry: int, pages: int) -> bool:
+    """Do so for every page that nobody shares, a huge one too (v6.2 on).
+
+    :Kernel: can_change_pte_writable(), can_change_pmd_writable().
+    """
+    return _is_exclusive(mm, entry)
+
+
+def _is_exclusive(mm: Mm, entry: int) -> bool:
+    """Return whether nobody else has a page (PageAnonExclusive)."""
+    page = mm.host.pages[entry >> PFN_SHIFT]
+    return page.kind == "anon" and page.maps == 1
+
+
 @op(name="change PTE permissions")
 def _protect_ptes(mm: Mm, start: int, end: int, write: bool, executable: bool) -> None:
+    upgrades = mm.k.stays_writable.fn
     for vpn, entry, pages in list(mm.mapped(start, end)):
-        # A page only becomes writable by the next write fault.
         new = entry if write else entry & ~WRITE
+        if write and upgrades(mm, entry, pages):
+            new |= WRITE
         new = new | EXEC if executable else new & ~EXEC
         mm.set_entry(vpn, new, pages)
 
@@ -202,8 +242,14 @@ def _move_vma(mm: Mm, start: int, end: int, to: int) -> None:
 
 
 async def mremap(mm: Mm, start: int, end: int, to: int) -> None:
-    """Move a mapping to another address (event UNMAP on the old range)."""
+    """Move a mapping to another address (event UNMAP on the old range).
+
+    Pages that KSM has merged get copies before.
+
+    :Kernel: move_vma(), move_page_tables().
+    """
     async with mm.mmap_lock.write():
+        await unmerge_ksm_pages(mm, start, end)
         await _move_vma(mm, start, end, to)
         await mmu_notifier_invalidate_range_start(mm, start, end)
         await split_partial(mm, start, end)
@@ -246,12 +292,15 @@ async def fork(mm: Mm) -> Mm:
     child, and the page that it names stays where it is.
 
     :Kernel: dup_mmap(), copy_page_range(): one bracket per VMA that is copied on
-        write, on the parent's mm (event PROTECTION_PAGE).
+        write, on the parent's mm (event PROTECTION_PAGE); none for a VMA that has no
+        page of its own, vma_needs_copy().
     :returns: the child's address space.
     """
     async with mm.mmap_lock.write():
         child = await _dup_mm(mm)
         for vma in tuple(mm.vmas):
+            if not vma.anon:
+                continue
             await mmu_notifier_invalidate_range_start(mm, vma.start, vma.end)
             async with mm.ptl.write():
                 await _copy_ptes(mm, child, vma.start, vma.end)
@@ -305,6 +354,9 @@ def populate(mm: Mm, start: int, end: int, *, huge: bool = False) -> None:
     """
     host = mm.host
     bits = PRESENT | WRITE | DIRTY | YOUNG | SOFT_DIRTY
+    for vma in tuple(mm.vmas):
+        if vma.start < end and start < vma.end:
+            mm.prepare_anon(vma)
     vpn, stop = start >> mm.page_shift, end >> mm.page_shift
     span = 1 << mm.pmd_order
     while vpn < stop:
@@ -319,3 +371,6 @@ def populate(mm: Mm, start: int, end: int, *, huge: bool = False) -> None:
             page.refs = page.maps = 1
             mm.set_pte(vpn, pfn << PFN_SHIFT | bits)
         vpn += 1
+
+
+CHOICES = (stays_writable,)

@@ -211,6 +211,8 @@ class Vma:
     """KSM may merge its pages (MADV_MERGEABLE)."""
     hugetlb: bool = False
     """Holds huge pages and no others (hugetlbfs), so that it tells their size."""
+    anon: bool = False
+    """Has had a page of its own (an anon_vma); the zero page is none."""
 
 
 class Mm(Part):
@@ -318,6 +320,14 @@ class Mm(Part):
             replace(v, **changes) if start <= v.start and v.end <= end else v
             for v in self.vmas
         ]
+
+    def prepare_anon(self, vma: Vma) -> None:
+        """Note that a VMA gets a page of its own.
+
+        :Kernel: anon_vma_prepare().
+        """
+        if not vma.anon:
+            self.vmas[self.vmas.index(vma)] = replace(vma, anon=True)
 
     def remove_vmas(self, start: int, end: int) -> None:
         """Unmap a range, splitting VMAs at its ends."""

@@ -199,9 +199,11 @@ async def commit_memory_region(
 ) -> None:
     """Follow a change of flags; other changes find no entries to change.
 
+    Nor does anything in a read-only memslot have to change: its pages are not written.
+
     :Kernel: kvm_arch_commit_memory_region(), kvm_mmu_slot_apply_flags()
     """
-    if change != "flags_only" or old is None or new is None:
+    if change != "flags_only" or old is None or new is None or new.readonly:
         return
     if new.logs_dirty and not old.logs_dirty:
         await start_logging(vm, new)

@@ -3,10 +3,10 @@
 import pytest
 
 from kvmarch.kernel.ksm import ksm_scan, replace_page, write_protect_page
-from kvmarch.kernel.mmap import madvise_dontneed, touch_pages
+from kvmarch.kernel.mmap import madvise_dontneed, mremap, touch_pages
 from kvmarch.kernel.reclaim import migrate
 from kvmarch.kernel.vcpu import guest_access
-from kvmarch.machine.host import DIRTY, PRESENT, WRITE, Vma
+from kvmarch.machine.host import DIRTY, PFN_SHIFT, PRESENT, WRITE, Vma
 
 RELEASES = [(3, 16), (5, 12), (5, 13), (5, 15), (6, 4), (6, 10)]
 
@@ -277,3 +277,20 @@ def test_a_guest_and_ksm_at_once_at_every_step(same, release, access):
         assert one.lost == []
         content = one.host.pages[one.pfn(0)].content
         assert content == 7 or (access == "write" and content[0] == "vcpu0")
+
+
+@pytest.mark.parametrize(("release", "writable"), [((6, 1), True), ((6, 2), False)])
+def test_a_merged_page_is_copied_before_it_is_moved(same, release, writable):
+    one = same(release)
+    assert scan(one, 2) == 1
+    shared = one.pfn(0)
+    there = one.at(0x100)
+
+    one.do(mremap(one.mm, one.at(1), one.at(2), there))
+
+    entry = one.mm.pte(there // 4096)
+    assert one.pfn(0) == shared
+    assert entry >> PFN_SHIFT not in {shared, 0}
+    assert one.host.pages[entry >> PFN_SHIFT].content == 7
+    assert bool(entry & WRITE) == writable
+    assert one.lost == []

@@ -15,7 +15,7 @@ from kvmarch.kernel.mmap import (
     touch_pages,
 )
 from kvmarch.kernel.reclaim import migrate, reclaim
-from kvmarch.machine.host import PFN_SHIFT, WRITE, Vma
+from kvmarch.machine.host import DIRTY, PFN_SHIFT, WRITE, Vma
 
 BIG = 0x7F80_0000_0000
 PAGE = 4096
@@ -37,8 +37,8 @@ def brackets(one):
     ]
 
 
-def huge(bench):
-    one = bench(pages=0)
+def huge(bench, release=(6, 1)):
+    one = bench(release, pages=0)
     one.mm.add_vma(Vma(BIG, BIG + HUGE, huge=True))
     populate(one.mm, BIG, BIG + HUGE, huge=True)
     return one
@@ -73,7 +73,9 @@ def test_the_pages_are_freed_after_the_end(one):
 def test_after_munmap_there_is_no_vma(one):
     one.do(munmap(one.mm, one.at(2), one.at(4)))
 
-    assert one.mm.find_vma(one.at(1)) == Vma(one.hva, one.at(2), mergeable=True)
+    assert one.mm.find_vma(one.at(1)) == Vma(
+        one.hva, one.at(2), mergeable=True, anon=True
+    )
     assert one.mm.find_vma(one.at(2)) is one.mm.find_vma(one.at(3)) is None
     assert one.do(get_user_page(one.mm, one.vpn(2), False)) == -1
 
@@ -123,7 +125,9 @@ def test_a_write_is_refused_after_mprotect(bench, release):
     assert one.lost == []
 
 
-def test_a_page_becomes_writable_by_the_next_write_only(one):
+def test_a_page_becomes_writable_by_the_next_write_only(bench):
+    one = bench((5, 19), pages=8)
+    one.slot()
     one.do(mprotect(one.mm, one.at(0), one.at(1), write=False))
     one.do(mprotect(one.mm, one.at(0), one.at(1), write=True))
     allowed = one.mm.find_vma(one.at(0)).write
@@ -217,7 +221,9 @@ def test_a_moved_mapping_keeps_its_pages(bench, release):
     moved = [one.mm.pte((there // PAGE) + n) >> PFN_SHIFT for n in range(2)]
     assert moved == pfns
     assert [one.pfn(page) for page in range(2)] == [0, 0]
-    assert one.mm.find_vma(there) == Vma(there, there + 2 * PAGE, mergeable=True)
+    assert one.mm.find_vma(there) == Vma(
+        there, there + 2 * PAGE, mergeable=True, anon=True
+    )
     assert one.mm.find_vma(one.at(0)) is None
     assert brackets(one) == [(0, 2)]
     assert one.entry(0) == 0
@@ -354,3 +360,58 @@ def test_a_page_that_is_protected_while_it_migrates_stays_protected(one):
 
     assert moving.end() is True
     assert not one.mm.pte(one.vpn(0)) & WRITE
+
+
+@pytest.mark.parametrize(
+    ("release", "dirty", "at_once"),
+    [
+        ((5, 19), True, False),
+        ((6, 0), True, True),
+        ((6, 1), False, False),
+        ((6, 2), False, True),
+    ],
+)
+def test_a_page_that_nobody_shares_becomes_writable_at_once(
+    bench, release, dirty, at_once
+):
+    one = bench(release)
+    one.do(mprotect(one.mm, one.at(0), one.at(1), write=False))
+    if not dirty:
+        one.mm.ptes[one.vpn(0)] &= ~DIRTY
+    one.do(mprotect(one.mm, one.at(0), one.at(1), write=True))
+
+    assert bool(one.mm.pte(one.vpn(0)) & WRITE) == at_once
+
+
+@pytest.mark.parametrize(("release", "at_once"), [((6, 1), False), ((6, 2), True)])
+def test_a_huge_page_that_nobody_shares_becomes_writable_at_once(
+    bench, release, at_once
+):
+    one = huge(bench, release)
+    one.do(mprotect(one.mm, BIG, BIG + HUGE, write=False))
+    one.do(mprotect(one.mm, BIG, BIG + HUGE, write=True))
+
+    assert len(one.mm.pmds) == 1
+    assert bool(one.mm.pte(BIG // PAGE + 7) & WRITE) == at_once
+
+
+def test_a_shared_page_becomes_writable_by_the_next_write_only(bench):
+    one = bench((6, 12))
+    one.do(fork(one.mm))
+    one.do(mprotect(one.mm, one.at(0), one.at(1), write=False))
+    one.do(mprotect(one.mm, one.at(0), one.at(1), write=True))
+
+    assert not one.mm.pte(one.vpn(0)) & WRITE
+
+
+def test_fork_tells_nobody_of_memory_without_pages_of_its_own(bench):
+    one = bench()
+    one.mm.add_vma(Vma(1 << 40, (1 << 40) + 4 * PAGE))
+    one.do(get_user_page(one.mm, (1 << 40) // PAGE, False))
+    told = len(brackets(one))
+    one.do(fork(one.mm))
+    assert len(brackets(one)) == told + 1
+
+    one.do(get_user_page(one.mm, (1 << 40) // PAGE + 1, True))
+    one.do(fork(one.mm))
+    assert len(brackets(one)) == told + 3

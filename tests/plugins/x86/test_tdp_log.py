@@ -3,7 +3,7 @@
 import pytest
 from kvmarch_x86.tdp_log import mask_runs, tdp_dirty_masked, wrprot_gfn
 
-from kvmarch import LOG_DIRTY_PAGES
+from kvmarch import LOG_DIRTY_PAGES, READONLY
 from kvmarch.kernel.dirty_log import clear_dirty_log, get_dirty_log
 
 TDP = [(5, 10), (5, 12), (5, 15), (5, 17), (5, 18), (6, 1), (6, 3), (6, 12), (7, 2)]
@@ -28,6 +28,17 @@ def tdp(machine):
         return m
 
     return make
+
+
+@pytest.mark.parametrize("release", TDP)
+def test_logging_changes_nothing_in_a_read_only_slot(machine, release):
+    m = machine(release, mmu="tdp", pages=1024, huge=True, **NPT)
+    m.slot(pages=512, flags=READONLY)
+    m.access(3)
+    before = m.entry(3)
+    m.slot(pages=512, flags=READONLY | LOG_DIRTY_PAGES)
+
+    assert m.entry(3) == before
 
 
 @pytest.mark.parametrize("release", TDP)
