@@ -209,7 +209,11 @@ def assert_matches(request: pytest.FixtureRequest) -> Any:
                 part=bool(given),
             )
         except (KvmarchError, AssertionError, TypeError) as error:
-            pytest.fail(str(error), pytrace=False)
+            failure = str(error)
+        else:
+            failure = ""
+        if failure:
+            pytest.fail(failure, pytrace=False)
         if written:
             request.node.user_properties.append(("kvmarch_golden", str(file.path)))
 
