@@ -31,11 +31,11 @@ from kvmarch.errors import KvmarchError
     help="Put one more schedule into the player, as explore prints it.",
 )
 @click.option(
-    "--seconds",
-    type=click.FloatRange(0),
-    default=20.0,
+    "--states",
+    type=click.IntRange(0),
+    default=1_000_000,
     show_default=True,
-    help="Cut the search of a kernel after these; 0 never does.",
+    help="Cut the search of a kernel at so many; 0 never does.",
 )
 @jobs_option
 @choose_options
@@ -43,7 +43,7 @@ def report(
     scenarios: tuple[str, ...],
     output: str,
     schedules: tuple[str, ...],
-    seconds: float,
+    states: int,
     jobs: int,
     arch: tuple[str, ...],
     kernel: tuple[str, ...],
@@ -78,15 +78,14 @@ def report(
         chosen_scenarios(scenarios, plugins),
         plugins,
         choose,
-        How(bounds=Bounds(seconds=seconds)),
+        How(bounds=Bounds(states)),
         jobs=jobs,
         schedules=schedules,
         progress=progress,
     )
     text = page(collected.data, f"kvmarch: {' '.join(scenarios) or 'report'}")
     for note in dict.fromkeys(collected.notes):
-        if collected.status:
-            click.echo(f"kvmarch: {note}", err=True)
+        click.echo(f"kvmarch: {note}", err=True)
     if output == "-":
         emit(text, None, collected.status)
         return

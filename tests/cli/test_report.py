@@ -60,8 +60,8 @@ def test_wrong_input_is_one_line(kvmarch, arguments, said, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_seconds_bound_each_search(kvmarch, tmp_path):
-    result = kvmarch("report", "change_pte_cow", "-k", "v6.1", "--seconds", "0.000001")
+def test_states_bound_each_search(kvmarch, tmp_path):
+    result = kvmarch("report", "change_pte_cow", "-k", "v6.1", "--states", "5")
 
     assert result.exit_code == 3
     assert "cut at" in result.stderr

@@ -208,6 +208,12 @@ class View:
         """Return the text of an element, seen or not."""
         return self.js("return arguments[0].textContent", self.one(selector))
 
+    def wait(self, condition):
+        """Wait until a condition holds; fail if it does not soon."""
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        WebDriverWait(self.driver, 20).until(lambda _driver: condition())
+
     def press(self, key):
         """Press a key where the focus is."""
         from selenium.webdriver.common.keys import Keys

@@ -173,7 +173,7 @@ def test_a_loss_is_played_from_its_verdict(view):
     verdict.click()
 
     assert "counted is lost" in view.text(".live")
-    assert "#play=" in view.driver.current_url
+    view.wait(lambda: "#play=" in view.driver.current_url)
     detail = view.shown("#races-list .detail")[0]
     assert "kvmarch explain raced -a toy -k v6.1 --property counted" in detail
 

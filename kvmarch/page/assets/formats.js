@@ -98,13 +98,13 @@ function bitsPerRow() {
   return matchMedia("(max-width: 700px)").matches ? 16 : 32;
 }
 
-function diagram(group, names) {
+function diagram(group, names, first) {
   const fields = [fieldsOf(group.before), fieldsOf(group.after)];
   const states = fieldStates(...fields);
   const number = group.after === null ? group.before : group.after;
   const width = DATA.formats.formats[number].width;
   const same = group.before === group.after;
-  const told = make("p", { class: "detail" }, "Point at a field, or move to it, to read what it means.");
+  const told = make("p", { class: "detail" }, first ? "Point at a field, or move to it, to read what it means." : "");
   const tell = (release, field, state) =>
     told.replaceChildren(
       make("b", {}, field.name),
@@ -187,7 +187,7 @@ function drawFormats() {
   const groups = kindGroups(...sets).filter((group) => fieldsOf(group.after ?? group.before).length);
   const shown = groups.filter((group) => !Formats.differs || group.before !== group.after);
   byId("formats-list").replaceChildren(
-    ...shown.map((group) => {
+    ...shown.map((group, n) => {
       const levels = group.levels.sort((a, b) => b - a);
       const only = group.before === null ? ` (only in ${names[1]})` : group.after === null ? ` (only in ${names[0]})` : "";
       const states = fieldStates(fieldsOf(group.before), fieldsOf(group.after));
@@ -197,7 +197,7 @@ function drawFormats() {
         "article",
         { class: count ? "kind differs" : "kind" },
         make("h3", {}, group.kind, make("span", { class: "title" }, ` level${levels.length > 1 ? "s" : ""} ${levels.join(", ")}${note}`)),
-        diagram(group, names),
+        diagram(group, names, n === 0),
       );
     }),
   );

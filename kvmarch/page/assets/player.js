@@ -92,7 +92,7 @@ Player.stage = (trace) => {
   );
   parts.live = make("p", { class: "live", "aria-live": "polite", "aria-atomic": "true" });
   parts.changes = make("div", { class: "changes" });
-  parts.state = make("div", { class: "state" });
+  parts.state = make("div", { class: "state scroll", tabindex: "0", role: "region", "aria-label": "State after the step" });
   parts.tree = make("div", { class: "trees" });
   const every = make("input", { type: "checkbox" });
   every.checked = Player.every;
@@ -106,6 +106,8 @@ Player.stage = (trace) => {
     Player.show();
   });
   const notes = make("ul", { class: "notes" }, trace.notes.map((note) => make("li", {}, note)));
+  const replay = ["kvmarch explore", trace.scenario, ...machineOptions(trace), "--replay", trace.schedule].join(" ");
+  notes.append(make("li", {}, "the same in a terminal: ", make("code", {}, replay)));
   const stage = byId("player-stage");
   stage.replaceChildren(
     make("p", { class: "trace-title" }, trace.title),
@@ -138,9 +140,11 @@ Player.go = (step) => {
   const trace = DATA.traces[Player.trace];
   Player.step = Math.max(0, Math.min(step, trace.steps.length));
   Player.show();
-  const url = `#play=${Player.trace}&step=${Player.step}`;
   if (Player.quiet) return;
-  history.replaceState(null, "", url);
+  // A browser allows few changes of the address in a short time.
+  clearTimeout(Player.timer);
+  const url = `#play=${Player.trace}&step=${Player.step}`;
+  Player.timer = setTimeout(() => history.replaceState(null, "", url), 250);
 };
 
 /** One step on; at the end of a schedule that goes round, to where it began to. */
@@ -230,6 +234,8 @@ function drawState(now, before) {
 
 Player.keys = (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || /^(SELECT|INPUT)$/.test(event.target.tagName)) return;
+  // The state scrolls by itself; the steps go on from anywhere else.
+  if (event.target === Player.parts.state && !/^(ArrowLeft|ArrowRight|l|t)$/.test(event.key)) return;
   const last = DATA.traces[Player.trace].steps.length;
   const moves = {
     ArrowRight: Player.forward,

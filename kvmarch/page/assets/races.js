@@ -14,6 +14,15 @@ function kernelsOf(scenario) {
   return [...kernels.values()].sort((a, b) => releaseOrder(a.kernel) - releaseOrder(b.kernel) || a.machine.localeCompare(b.machine));
 }
 
+/** The options with which a command means the same machine. */
+function machineOptions({ arch, kernel, machine }) {
+  const words = machine.split(" ").filter(Boolean);
+  const changes = words.map((word) =>
+    word[0] === "+" ? `--with ${word.slice(1)}` : word[0] === "-" ? `--without ${word.slice(1)}` : `--set ${word}`,
+  );
+  return ["-a", arch, "-k", kernel, ...changes];
+}
+
 function traceOf(cell, property) {
   return DATA.traces.findIndex(
     (one) =>
@@ -54,10 +63,7 @@ function verdictDetail(cell, row, trace) {
   if (!row.expected && row.because) parts.push(`${row.because}. `);
   if (row.expected) parts.push(row.met ? "As expected" : `Expected ${row.expected}`, row.because ? ` (${row.because}). ` : ". ");
   parts.push(`${cell.states.toLocaleString("en")} states`, cell.cut ? `, cut at ${cell.cut}. ` : ". ");
-  const flags = cell.machine.split(" ").filter(Boolean).map((word) =>
-    word[0] === "+" ? `--with ${word.slice(1)}` : word[0] === "-" ? `--without ${word.slice(1)}` : `--set ${word}`,
-  );
-  const command = ["kvmarch", trace >= 0 ? "explain" : "explore", cell.scenario, "-a", cell.arch, "-k", cell.kernel, ...flags];
+  const command = ["kvmarch", trace >= 0 ? "explain" : "explore", cell.scenario, ...machineOptions(cell)];
   if (trace >= 0) command.push("--property", row.property);
   parts.push(make("code", { class: "command" }, command.join(" ")));
   return parts;

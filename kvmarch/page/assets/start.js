@@ -16,8 +16,10 @@ function startPage() {
   const archs = DATA.archs.map((arch) => arch.name);
   const ends = [DATA.releases[0], DATA.releases[DATA.releases.length - 1]];
   byId("subtitle").textContent = `${plural(archs.length, "architecture")}, ${ends[0]} to ${ends[1]}`;
-  const tiers = DATA.archs.map((arch) => `${arch.title} (${arch.name}, ${arch.distribution})`);
-  byId("lead").textContent = `How KVM manages guest memory on ${tiers.join("; ")}. ${plural(DATA.scenarios.length, "scenario")}, ${plural(DATA.traces.length, "schedule")} to step through.`;
+  const titles = DATA.archs.map((arch) => (arch.tier < 5 ? `${arch.title} (tier ${arch.tier} of 5)` : arch.title));
+  const named = titles.length > 1 ? `${titles.slice(0, -1).join(", ")} and ${titles.at(-1)}` : titles[0];
+  const from = [...new Set(DATA.archs.map((arch) => arch.distribution))].join(", ");
+  byId("lead").textContent = `How KVM manages guest memory on ${named}, as ${from} ${DATA.archs.length > 1 ? "model" : "models"} it: ${plural(DATA.scenarios.length, "scenario")}, ${plural(DATA.traces.length, "schedule")} to step through.`;
   const problems = [...DATA.refused, ...DATA.formats.failed, ...DATA.notes.filter((note) => note.includes(": FAILED "))];
   if (problems.length) {
     byId("problems").append(make("div", { class: "notice", role: "note" }, make("ul", {}, problems.map((one) => make("li", {}, one)))));

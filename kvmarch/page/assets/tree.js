@@ -73,7 +73,7 @@ function tableList(name, here, there, missing, seen) {
 }
 
 function wholeTree(here, there, missing) {
-  if (!here.size) return make("p", { class: "empty" }, "no tables");
+  if (!here.size) return make("p", { class: "empty" }, "no tables; entries are told above");
   const children = new Set([...here.values()].flatMap((table) => table.rows.map((row) => row[4]).filter(Boolean)));
   const seen = new Set();
   const roots = [...here.keys()].filter((name) => !children.has(name));
