@@ -5,7 +5,7 @@ __all__ = ["CHOICES", "decode", "entry_pfn", "formats", "is_leaf"]
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kvmarch import Choice, EntryKind, Kernel
+from kvmarch import Choice, EntryError, EntryKind, Kernel
 
 from kvmarch_loongarch.geometry import InvalidTable, find_geometry
 from kvmarch_loongarch.pte import (
@@ -43,10 +43,16 @@ def decode(
     """Return what an entry is, and its fields.
 
     Only the marker of its own level is an empty entry.
+
+    :raises EntryError: there is no such level, or the value has more than 64 bits.
     """
     geometry = find_geometry(options)
     if not 0 <= level < geometry.levels:
-        return "unknown", {}
+        raise EntryError(
+            f"loongarch has levels 0 to {geometry.root_level}, not {level}"
+        )
+    if not 0 <= entry < 1 << 64:
+        raise EntryError(f"{entry:#x} is no 64-bit value")
     for row in formats(k, options):
         if row.level != level or not row.format.accepts(entry):
             continue

@@ -39,9 +39,10 @@ def set_spte_gfn(vm: Vm, slot: Memslot, gfn: int, pte: int) -> Flush | None:
     if not old & P or not old & V:
         found.table.set(found.at, 0)
         return None
-    host = (D if pte & HostPte.dirty.mask else 0) | (
-        W if pte & HostPte.write.mask else 0
-    )
+    # The host's D goes when the page is write-protected (pte_wrprotect()).
+    host = 0
+    if pte & HostPte.write.mask:
+        host = W | (D if pte & HostPte.dirty.mask else 0)
     # A leaf of level 1 would become one of level 0 in its place (derived there; out of
     # reach inside a bracket).
     address = HostPte.pfn.get(pte) << vm.page_shift

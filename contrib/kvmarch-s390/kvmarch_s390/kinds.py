@@ -71,7 +71,15 @@ def _own(k: Kernel, options: Mapping[str, Any]) -> tuple[EntryKind, ...]:
 def decode(
     k: Kernel, options: Mapping[str, Any], entry: int, level: int
 ) -> tuple[str, Mapping[str, int]]:
-    """Return what an entry is, and its fields."""
+    """Return what an entry is, and its fields.
+
+    :raises EntryError: there is no such level, or the value has more than 64 bits.
+    """
+    top = ROOTS[options["root"]]
+    if not PAGE <= level <= top:
+        raise EntryError(f"s390 with this root has levels 0 to {top}, not {level}")
+    if not 0 <= entry < 1 << 64:
+        raise EntryError(f"{entry:#x} is no 64-bit value")
     for row in k.formats.fn(k, options):
         if row.level == level and row.format.accepts(entry):
             return row.kind, row.format.unpack(entry)
