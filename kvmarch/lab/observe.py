@@ -150,8 +150,9 @@ class Observer:
 
     def _find(self, known: Known) -> tuple[int, WalkLayout] | None:
         """Look for the root: in the layout of the machine's other VMs, then in all."""
-        usual = () if self._layout is None else (self._layout,)
-        for layouts in (usual, self._layouts):
+        usual = [layout for layout in self._layouts if layout == self._layout]
+        others = [layout for layout in self._layouts if layout != self._layout]
+        for layouts in (usual, others):
             found = find_root(self._image, layouts, known, self._byteorder)
             if found is not None:
                 self._layout = found[1]
