@@ -287,10 +287,14 @@ release_under_lock.add(True, "ppc-refcounted-pages")
 
 
 @op(name="kvmppc_mmu_hpte_cache_next")
-def _cache_next(vcpu: Vcpu) -> None:
-    """Make room in the cache: if it is full, flush everything."""
+def _cache_next(vcpu: Vcpu) -> bool:
+    """Make room in the cache: if it is full, flush everything.
+
+    :returns: whether there is memory to remember one more HPTE.
+    """
     if len(vcpu.arch.hpte_cache) >= HPTEG_CACHE_NUM:
         flush_tlb(vcpu)
+    return not vcpu.vm.out_of_tables
 
 
 @op(name="insert HPTE")
@@ -315,8 +319,8 @@ def _unmap_page(vcpu: Vcpu, gfn: int) -> None:
 async def page_fault(vcpu: Vcpu, gfn: int, access: str, why: str) -> FaultResult:
     """Map a page of the guest by a shadow HPTE.
 
-    If the host has no page, nothing is mapped, and the guest faults again: for ever,
-    unless a signal ends KVM_RUN.
+    If the host has no page, or there is no memory to remember the HPTE, nothing is
+    mapped, and the guest faults again: for ever, unless a signal ends KVM_RUN.
 
     :Kernel: kvmppc_handle_pagefault(), kvmppc_mmu_map_page().
     """
@@ -332,11 +336,11 @@ async def page_fault(vcpu: Vcpu, gfn: int, access: str, why: str) -> FaultResult
     if found.error:
         result: FaultResult = vm.k.ppc_shadow_denied
         return result
-    await _cache_next(vcpu)
+    room = await _cache_next(vcpu)
     early = vm.k.ppc_releases_under_lock
     async with vm.mmu_lock.write():
         stale = await mmu_invalidate_retry(vm, seq)
-        if not stale:
+        if room and not stale:
             await _map(vcpu, slot, gfn, found)
         if early:
             await release_pfn(vm, found.pfn)

@@ -162,6 +162,8 @@ def valid_root(arch: X86Vm, as_id: int) -> int:
 def load_root(vcpu: Vcpu) -> int:
     """Return a root for a vCPU with one reference more, a new one if there is none.
 
+    Simplified: there is always memory for one, where KVM_RUN may fail with -ENOMEM.
+
     :Kernel: kvm_tdp_mmu_alloc_root(), kvm_tdp_mmu_get_vcpu_root_hpa()
     """
     vm = vcpu.vm

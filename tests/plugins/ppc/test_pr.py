@@ -266,3 +266,20 @@ def test_teardown(pr):
     assert m.k.entry.fn(m.vm, 2) == (0, 0)
     assert m.k.translate.fn(m.vcpu, 2, "read") == "missing"
     assert not m.lost
+
+
+@pytest.mark.parametrize("release", [(3, 16), (5, 4), (6, 1), (7, 2)])
+def test_without_memory_to_remember_an_hpte_the_guest_faults_on(pr, release):
+    m = pr(release)
+    m.slot()
+    m.host.environment.no_tables = 1
+    vcpu = m.actor("vcpu0", m.guest(2)).past("kvmppc_mmu_hpte_cache_next")
+    vcpu.past("kvmppc_mmu_hpte_cache_next")
+    refs = m.host.pages[m.pfn(2)].refs
+    m.host.environment.no_tables = 0
+
+    assert refs == 2  # The page itself, and the fault that is under way.
+    assert vcpu.end() == "done"
+    assert m.exits(2) == ["missing"] * 3
+    assert m.host.pages[m.pfn(2)].refs == 1
+    assert not m.lost
