@@ -187,8 +187,9 @@ Player.show = () => {
   parts.where.textContent = `${step} of ${trace.steps.length}`;
   const task = taken ? trace.tasks[taken.t] : "";
   const changes = taken ? (taken.c || []).map((n) => DATA.texts[n]) : [];
-  const losses = taken ? taken.x || [] : [];
+  const losses = taken ? [...(taken.x || [])] : [];
   const words = taken ? `Step ${step} of ${trace.steps.length}, ${task}: ${stepText(taken) || "goes on"}.` : "Before the first step.";
+  if (step === trace.steps.length) losses.push(...trace.lost);
   parts.live.replaceChildren(words, ...losses.map(([property, sentence]) => make("strong", { class: "lost" }, ` ✗ ${property} is lost: ${sentence}.`)));
   parts.rows.forEach((row, n) => {
     row.classList.toggle("current", n + 1 === step);

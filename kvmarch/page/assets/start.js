@@ -19,7 +19,7 @@ function startPage() {
   const titles = DATA.archs.map((arch) => (arch.tier < 5 ? `${arch.title} (tier ${arch.tier} of 5)` : arch.title));
   const named = titles.length > 1 ? `${titles.slice(0, -1).join(", ")} and ${titles.at(-1)}` : titles[0];
   const from = [...new Set(DATA.archs.map((arch) => arch.distribution))].join(", ");
-  byId("lead").textContent = `How KVM manages guest memory on ${named}, as ${from} ${DATA.archs.length > 1 ? "model" : "models"} it: ${plural(DATA.scenarios.length, "scenario")}, ${plural(DATA.traces.length, "schedule")} to step through.`;
+  byId("lead").textContent = `How KVM manages guest memory on ${named}, modelled by ${from}: ${plural(DATA.scenarios.length, "scenario")}, ${plural(DATA.traces.length, "schedule")} to step through.`;
   const problems = [...DATA.refused, ...DATA.formats.failed, ...DATA.notes.filter((note) => note.includes(": FAILED "))];
   if (problems.length) {
     byId("problems").append(make("div", { class: "notice", role: "note" }, make("ul", {}, problems.map((one) => make("li", {}, one)))));
