@@ -361,6 +361,9 @@ async def commit_memory_region(
 def _sync_next(vm: Vm, slot: Memslot, gfn: int) -> int:
     """Log the next page with UC from a gfn on, and protect it again.
 
+    A segment that gmap is not linked to is passed over, and keeps its UC. Simplified:
+    up to v4.18 the user's own table was looked at.
+
     :returns: the gfn after it; -1 if there is none.
     """
     arch: SharedVm = vm.arch
