@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kvmarch.cli.commands import load_plugins, scenario_of
-from kvmarch.cli.shared import F, Group, with_options
+from kvmarch.cli.shared import F, Group, change_options, settings_of, with_options
 from kvmarch.errors import KvmarchError, LabError
 
 if TYPE_CHECKING:
@@ -140,29 +140,27 @@ def showing_console() -> Iterator[None]:
 
 
 @lab.command()
-@click.argument("scenario")
+@click.argument("scenarios", nargs=-1, required=True, metavar="SCENARIO...")
 @boot_options
 @click.option(
     "--output",
     "-o",
     metavar="FILE",
-    help="The recording; by default SCENARIO-ARCH-KERNEL.json here.",
+    help="The recording, or a folder; SCENARIO-ARCH-KERNEL.json here if left out.",
 )
-def run(scenario: str, output: str | None, **given: Any) -> None:
-    """Run a scenario on a real kernel, and record what is seen after each step."""
+def run(scenarios: tuple[str, ...], output: str | None, **given: Any) -> None:
+    """Run scenarios on a real kernel, and record what is seen after each step.
+
+    One boot serves them all; each has a VM and a process of its own.
+    """
     from kvmarch.lab.record import record
 
     with showing_console():
         plan = boot_plan(given)
-        chosen = scenario_of(scenario, plan.plugins)
-        path = record(
-            plan.arch,
-            plan.config,
-            chosen,
-            Path(output) if output else None,
-            _tell,
-        )
-    click.echo(f"{path}: recorded; compare it with 'kvmarch conform {path}'")
+        chosen = [scenario_of(name, plan.plugins) for name in scenarios]
+        place = Path(output) if output else None
+        for path in record(plan.arch, plan.config, chosen, place, _tell):
+            click.echo(f"{path}: recorded; compare it with 'kvmarch conform {path}'")
 
 
 @lab.command()
@@ -178,3 +176,83 @@ def fetch(release: str, arch: str, mirror: str | None) -> None:
         machine = machine_of(load_plugins().get(arch))
         kernel = work(machine, release, mirror, _tell)
     click.echo(f"{kernel.name}: {kernel.image.parent}")
+
+
+@lab.command()
+@boot_options
+@change_options
+@click.option("--seed", type=int, required=True, help="What the sequences come from.")
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    default=500,
+    show_default=True,
+    help="How many steps to compare.",
+)
+@click.option(
+    "--first",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="The VM of the seed's row to begin with.",
+)
+@click.option(
+    "--differences",
+    "most",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="End after so many.",
+)
+@click.option(
+    "--against",
+    type=click.Choice(["kernel", "model"]),
+    default="kernel",
+    show_default=True,
+    help="A booted kernel, or nothing but the model at --kernel.",
+)
+@click.option(
+    "--model",
+    "release",
+    default="",
+    metavar="RELEASE",
+    help="The model's release; that of --kernel if left out.",
+)
+@click.option(
+    "--save", "folder", default=".", metavar="FOLDER", help="Where differences go."
+)
+def fuzz(
+    seed: int,
+    steps: int,
+    first: int,
+    most: int,
+    against: str,
+    release: str,
+    folder: str,
+    plus: tuple[str, ...],
+    minus: tuple[str, ...],
+    settings: tuple[str, ...],
+    **given: Any,
+) -> None:
+    """Hold the model against a real kernel, in random sequences of steps.
+
+    After each step answers, tables and pages are compared. What differs is shrunk to
+    the shortest sequence that shows it, and kept as a scenario and a recording.
+    """
+    from kvmarch.lab.fuzz.command import Asked, fuzz_kernel, fuzz_models
+
+    place = Path(folder)
+    if not place.is_dir():
+        raise KvmarchError(f"--save {folder}: no such folder")
+    asked = Asked(
+        seed, steps, first, most, place, release, plus, minus, settings_of(settings)
+    )
+    if against == "model":
+        arch = load_plugins().get(given["arch"])
+        count = fuzz_models(arch, given["kernel"], asked, click.echo)
+    else:
+        with showing_console():
+            plan = boot_plan(given)
+            count = fuzz_kernel(plan.arch, plan.config, asked, click.echo)
+    if count:
+        click.get_current_context().exit(1)

@@ -26,11 +26,8 @@ LAST = ("exit_mm", "vm_destroy")
 """Verbs after which there is nothing left to look at."""
 
 
-def program_of(scenario: Scenario, page_size: int) -> Scenario:
-    """Return what the lab does for a scenario, and what the model has to play.
-
-    One task, and somewhere a page of code. If the scenario does not look for itself,
-    every step is a stage, with a survey of everything after it.
+def check_scenario(scenario: Scenario) -> None:
+    """Refuse a scenario that the lab cannot do, before anything is booted.
 
     :raises LabError: several tasks race, or a step is none for a real kernel.
     """
@@ -39,8 +36,21 @@ def program_of(scenario: Scenario, page_size: int) -> Scenario:
             f"{scenario.name} has {len(scenario.tasks)} tasks; the lab does one after "
             "the other what one task says"
         )
+    if any(row.hugetlb for row in scenario.memory):
+        raise LabError(f"{scenario.name}: the lab has no pages of hugetlbfs")
+    check_verbs((*scenario.setup, *scenario.tasks[0].steps))
+
+
+def program_of(scenario: Scenario, page_size: int) -> Scenario:
+    """Return what the lab does for a scenario, and what the model has to play.
+
+    One task, and somewhere a page of code. If the scenario does not look for itself,
+    every step is a stage, with a survey of everything after it.
+
+    :raises LabError: several tasks race, or a step is none for a real kernel.
+    """
+    check_scenario(scenario)
     task = scenario.tasks[0]
-    check_verbs((*scenario.setup, *task.steps))
     if scenario.code < 0:
         scenario = _with_code(scenario, page_size)
     if not any(line.verb == "look" for line in task.steps):
@@ -208,8 +218,6 @@ def setup_of(program: Scenario, page_size: int) -> Setup:
         )
         for row in program.memory
     )
-    if any(row.hugetlb for row in program.memory):
-        raise LabError(f"{program.name}: the lab has no pages of hugetlbfs")
     return Setup(rows, program.vcpus, program.code)
 
 
@@ -249,28 +257,35 @@ def _runs(pfns: tuple[int, ...]) -> str:
 def record(
     arch: Loaded,
     config: Config,
-    scenario: Scenario,
-    path: Path | None,
+    scenarios: Iterable[Scenario],
+    output: Path | None,
     tell: Callable[[str], None],
-) -> Path:
-    """Boot a kernel, run a scenario, and write the recording.
+) -> Iterator[Path]:
+    """Boot a kernel, run one scenario after the other, and write their recordings.
 
     What was recorded before an error or an interruption is written, too.
 
-    :param path: where to; a name of scenario, architecture and kernel by default.
+    :param output: a file, a folder, or None for this folder.
     :param tell: called with what else the user should know.
+    :returns: yields the file of each recording.
     :raises KvmarchError: with what went wrong.
     """
     machine = machine_of(arch)
-    check_verbs(line for task in scenario.tasks for line in task.steps)
+    chosen = list(scenarios)
+    for scenario in chosen:
+        check_scenario(scenario)
+    if output is not None and len(chosen) > 1 and not output.is_dir():
+        raise LabError(f"{output}: several recordings need a folder")
     with booted(arch, config) as session:
-        if path is None:
+        for scenario in chosen:
             path = Path(f"{scenario.name}-{machine.debian}-{session.kernel}.json")
-        recorder = Recorder(session, scenario)
-        try:
-            recorder.run()
-        finally:
-            write_whole(path, json.dumps(recorder.document(), indent=1) + "\n")
-            if not recorder.complete:
-                tell(f"{path}: what was recorded until then")
-    return path
+            if output is not None:
+                path = output / path if output.is_dir() else output
+            recorder = Recorder(session, scenario)
+            try:
+                recorder.run()
+            finally:
+                write_whole(path, json.dumps(recorder.document(), indent=1) + "\n")
+                if not recorder.complete:
+                    tell(f"{path}: what was recorded until then")
+            yield path
