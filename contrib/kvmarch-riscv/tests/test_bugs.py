@@ -31,11 +31,11 @@ def test_every_verdict_is_found_again(path):
 
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads(done.stdout)["rows"]
-    recorded = FOUND[path.stem]
+    # Lengths and schedules count the core's steps too, which change with it.
     lost = next(r for r in rows if r["schedule"] and r["expected"] not in {"", "never"})
-    assert {name: lost[name] for name in ("property", "shortest", "schedule")} == {
-        name: recorded[name] for name in ("property", "shortest", "schedule")
-    }
+    where = lost["schedule"].partition("@")[2].rpartition(":")[0]
+    recorded = FOUND[path.stem]
+    assert (lost["property"], where) == (recorded["property"], recorded["kernel"])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
