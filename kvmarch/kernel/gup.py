@@ -131,13 +131,17 @@ def _map_new(mm: Mm, vpn: int, write: bool, vma: Vma) -> None:
 
 
 def huge_range_fits(mm: Mm, first: int) -> bool:
-    """Return whether a huge page at a virtual page number meets nothing mapped."""
+    """Return whether a huge page fits at a virtual page number.
+
+    It does not where there is a table of base pages, even an empty one. Simplified:
+    from v6.14 on MADV_DONTNEED may free such a table (CONFIG_PT_RECLAIM).
+    """
     pages = 1 << mm.pmd_order
     start, end = first << mm.page_shift, first + pages << mm.page_shift
     vma = mm.find_vma(start)
     if vma is None or vma.end < end:
         return False
-    return next(mm.mapped(start, end), None) is None
+    return first >> mm.pmd_order not in mm.pte_tables and not mm.pmds.get(first)
 
 
 def map_huge(mm: Mm, first: int, bits: int) -> None:

@@ -50,9 +50,9 @@ def zap_ptes(mm: Mm, start: int, end: int) -> tuple[int, ...]:
     """
     host = mm.host
     freed: list[int] = []
-    for vpn, _entry, pages in list(mm.mapped(start, end)):
-        if pages > 1:
-            split_pmd(mm, vpn)
+    whole = [vpn for vpn, _entry, pages in mm.mapped(start, end) if pages > 1]
+    for vpn in whole:
+        split_pmd(mm, vpn)
     first, stop = start >> mm.page_shift, -(-end >> mm.page_shift)
     for vpn in [vpn for vpn in mm.swapped if first <= vpn < stop]:
         del mm.swapped[vpn]
@@ -62,6 +62,8 @@ def zap_ptes(mm: Mm, start: int, end: int) -> tuple[int, ...]:
         if not host.is_zero(pfn):
             host.pages[pfn].maps -= 1
             freed.append(pfn)
+    # The table of a huge page that goes as a whole was never used.
+    mm.pte_tables.difference_update(vpn >> mm.pmd_order for vpn in whole)
     return tuple(freed)
 
 

@@ -229,6 +229,7 @@ class Mm(Part):
         "vmas",
         "ptes",
         "pmds",
+        "pte_tables",
         "swapped",
         "mm_users",
         "mmap_lock",
@@ -254,6 +255,9 @@ class Mm(Part):
         self.vmas: list[Vma] = []
         self.ptes: dict[int, int] = {}
         self.pmds: dict[int, int] = {}
+        self.pte_tables: set[int] = set()
+        """Where a table of base pages is, full or empty, by number of the huge page
+        that it takes the place of."""
         self.swapped: dict[int, Any] = {}
         """Contents of pages that were swapped out, by virtual page number."""
         self.mm_users = 1
@@ -330,9 +334,18 @@ class Mm(Part):
             self.vmas[self.vmas.index(vma)] = replace(vma, anon=True)
 
     def remove_vmas(self, start: int, end: int) -> None:
-        """Unmap a range, splitting VMAs at its ends."""
+        """Unmap a range, splitting VMAs at its ends.
+
+        Tables go whose addresses nothing may use any more, see free_pgtables().
+        """
         self.split_vmas(start, end)
         self.vmas = [v for v in self.vmas if v.end <= start or end <= v.start]
+        shift = self.page_shift + self.pmd_order
+        around = range(start >> shift, -(-end >> shift))
+        for at in [number for number in self.pte_tables if number in around]:
+            first, last = at << shift, at + 1 << shift
+            if not any(v.start < last and first < v.end for v in self.vmas):
+                self.pte_tables.discard(at)
 
     def split_vmas(self, start: int, end: int) -> None:
         """Make VMAs begin and end at the ends of a range."""
@@ -372,10 +385,14 @@ class Mm(Part):
         """
         table = self.pmds if pages > 1 else self.ptes
         old = table.get(vpn, 0) if self.walkers else 0
-        if entry:
-            table[vpn] = entry
-        else:
+        if not entry:
             table.pop(vpn, None)
+        else:
+            table[vpn] = entry
+            if pages > 1:
+                self.pte_tables.discard(vpn >> self.pmd_order)
+            elif self.pmd_order:
+                self.pte_tables.add(vpn >> self.pmd_order)
         for changed in self.walkers:
             changed(vpn, pages, old, entry)
 

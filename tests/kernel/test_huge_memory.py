@@ -79,3 +79,22 @@ def test_a_read_of_untouched_memory_maps_the_huge_zero_page(bench):
     one.do(munmap(one.mm, one.at(0), one.at(HUGE)))
     assert one.lost == []
     assert one.mm.host.pages[zero].refs == 1
+
+
+def test_an_empty_table_of_base_pages_is_in_the_way_of_a_huge_page(huge):
+    huge.do(madvise_dontneed(huge.mm, huge.at(1), huge.at(2)))
+    huge.do(madvise_dontneed(huge.mm, huge.at(0), huge.at(HUGE)))
+    assert huge.access(3, "write") == "done"
+    assert not huge.mm.pmds
+
+    huge.do(munmap(huge.mm, huge.at(0), huge.at(huge.pages)))
+    huge.mm.add_vma(Vma(huge.at(0), huge.at(HUGE), huge=True))
+    assert huge.access(3, "write") == "done"
+    assert len(huge.mm.pmds) == 1
+
+
+def test_a_huge_page_that_goes_as_a_whole_leaves_room_for_another(huge):
+    huge.do(madvise_dontneed(huge.mm, huge.at(0), huge.at(HUGE)))
+
+    assert huge.access(3, "write") == "done"
+    assert len(huge.mm.pmds) == 1
