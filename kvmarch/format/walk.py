@@ -111,6 +111,10 @@ class WalkLevel:
     bits: int
     rules: tuple[WalkRule, ...]
 
+    def leaf_shift(self, rule: WalkRule | None) -> int:
+        """Return log2 of the bytes that a leaf of a rule maps."""
+        return self.shift if rule is None or rule.shift is None else rule.shift
+
 
 @dataclass(frozen=True, slots=True)
 class WalkLayout:

@@ -101,7 +101,7 @@ class _Search:
         for level in self.layout.levels:
             here: set[_Table] = set()
             for rule in level.rules:
-                inside = (1 << (level.shift if rule.shift is None else rule.shift)) - 1
+                inside = (1 << level.leaf_shift(rule)) - 1
                 if rule.role in LEADS and not (gpa ^ pa) & inside:
                     here.update(self._holders(level, rule, gpa, {pa & ~inside}))
             found.append(here)

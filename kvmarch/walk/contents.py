@@ -53,10 +53,7 @@ def tally(tree: Tree) -> dict[Tally, int]:
     """Count the entries of a tree by what they are, apart from their addresses."""
     counts: dict[Tally, int] = {}
     for found in tree.find():
-        level, rule = found.level, found.rule
-        shift = level.shift
-        if rule is not None and rule.shift is not None:
-            shift = rule.shift
+        level, shift = found.level, found.level.leaf_shift(found.rule)
         for entry, count in _distinct(_attributes(found)):
             key = Tally(level.level, _role(found), shift, entry)
             counts[key] = counts.get(key, 0) + count
@@ -118,7 +115,7 @@ def _continues(before: Range, after: Range) -> bool:
 
 def _pieces(found: Found) -> Iterator[Range]:
     """Yield the ranges in one stretch of entries."""
-    level, rule = found.level, found.rule
+    level = found.level
     covers = np.uint64(1 << level.shift)
     attributes = _attributes(found)
     gpa = found.gpa
@@ -130,7 +127,7 @@ def _pieces(found: Found) -> Iterator[Range]:
     if pa is not None:
         jumps[1:] = pa[1:] != pa[:-1] + covers
     passed = np.cumsum(jumps)
-    shift = level.shift if rule is None or rule.shift is None else rule.shift
+    shift = level.leaf_shift(found.rule)
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         key = Tally(level.level, _role(found), shift, int(attributes[start]))
         yield Range(

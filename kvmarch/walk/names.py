@@ -64,14 +64,14 @@ class Named(NamedTuple):
     format: type[EntryFormat] | None
     fields: Mapping[str, int]
 
-    def show(self, *without: str) -> str:
-        """Return the fields that are not zero, but for some."""
+    def show(self) -> str:
+        """Return the fields that are not zero, and could be otherwise."""
         if self.format is None:
             return ""
         return " ".join(
             f"{name}={self.format.fields[name].show(value)}"
             for name, value in self.fields.items()
-            if value and name not in without and self.format.fields[name].fixed is None
+            if value and self.format.fields[name].fixed is None
         )
 
 

@@ -79,8 +79,7 @@ def _end(machine: Machine, last: Visit, gpa: int) -> str:
     if rule is None or rule.role not in _MAPS:
         why = "an entry of no known kind" if rule is None else "nothing is mapped"
         return f"{gpa:#x}: {why} at {at}"
-    shift = machine.layout.by_level[last.level].shift
-    shift = shift if rule.shift is None else rule.shift
+    shift = machine.layout.by_level[last.level].leaf_shift(rule)
     pa = rule.address_of(last.entry) | gpa & (1 << shift) - 1
     size = size_name(shift)
     if rule.role == "kept":

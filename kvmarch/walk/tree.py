@@ -317,7 +317,7 @@ def pages_of(found: Found) -> Ints | None:
 
 def _page(rule: WalkRule, level: WalkLevel, entries: Ints, gpa: Ints) -> Ints:
     """Return the physical address that guest-physical addresses are mapped to."""
-    inside = (1 << (level.shift if rule.shift is None else rule.shift)) - 1
+    inside = (1 << level.leaf_shift(rule)) - 1
     address = addresses(rule, entries)
     address |= gpa & np.uint64(inside)
     return address

@@ -33,11 +33,11 @@ class Words:
         # Moves are taken modulo 2^64: a region may lie above its place in the file.
         moves = [(r.offset - r.pa) % (1 << 64) for r in regions]
         self._moves = np.array(moves, LARGE)
-        ghosts = {move % size for move in moves}
+        rests = {move % size for move in moves}
         self._flat: npt.NDArray[np.unsignedinteger] | None = None
-        if len(ghosts) == 1:
+        if len(rests) == 1:
             # All entries are aligned alike in the file, which they nearly always are.
-            (self._skip,) = ghosts
+            (self._skip,) = rests
             count = (len(image.buffer) - self._skip) // size
             self._flat = np.frombuffer(image.buffer, self._kind, count, self._skip)
 

@@ -42,6 +42,6 @@ def test_the_layout_of_a_walk_leads_to_the_entry(kvm: Bench) -> None:
         mapped = maps(kvm, gfn)
         assert (rule.role in {"leaf", "kept"}) == mapped
         if mapped:
-            shift = level.shift if rule.shift is None else rule.shift
-            pa = rule.address_of(entry) | gpa & (1 << shift) - 1
+            inside = (1 << level.leaf_shift(rule)) - 1
+            pa = rule.address_of(entry) | gpa & inside
             assert pa >> layout.page_shift == kvm.pfn(gfn)
