@@ -75,7 +75,8 @@ def _move(vm: Vm, number: int, cpu: int) -> Any:
     """Put a vCPU that is outside the guest on a CPU that no other one is on."""
     vcpu = vm.vcpus[number]
     arch: RiscvVm = vm.arch
-    if vcpu.mode == IN_GUEST or any(other.arch.cpu == cpu for other in vm.vcpus):
+    others = (other for other in vm.vcpus if other is not vcpu)
+    if vcpu.mode == IN_GUEST or any(other.arch.cpu == cpu for other in others):
         return BLOCKED
     left = arch.cpus.left
     left[vcpu.arch.cpu] = tuple(sorted(vcpu.tlb.entries.items()))

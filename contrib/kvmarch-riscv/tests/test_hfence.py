@@ -212,3 +212,24 @@ def test_a_vcpu_on_another_cpu_drops_the_vmid(kvm):
     kvm.access(2)
 
     assert 9 not in cached(kvm, kvm.vm.arch.vmid)
+
+
+@riscv
+def test_a_move_to_where_it_is_changes_nothing(kvm):
+    kvm.access(1)
+    kvm.vcpu.mode = "outside"
+    held = dict(kvm.vcpu.tlb.entries)
+    kvm.do(VERBS[0].run(kvm.vm, {"vcpu": 0, "cpu": 0}))
+
+    assert kvm.vcpu.tlb.entries == held
+
+
+@riscv
+def test_a_cpu_is_taken_by_one_vcpu(kvmarch_boot):
+    kvm = kvmarch_boot(vcpus=2)
+    moving = kvm.actor("scheduler", VERBS[0].run(kvm.vm, {"vcpu": 0, "cpu": 1}))
+    assert moving.waits() == "move vCPU"
+    kvm.do(VERBS[0].run(kvm.vm, {"vcpu": 1, "cpu": 2}))
+    moving.end()
+
+    assert [vcpu.arch.cpu for vcpu in kvm.vm.vcpus] == [1, 2]
