@@ -6,6 +6,7 @@ import importlib.metadata
 import inspect
 import re
 import sys
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 import pluggy
 
 from kvmarch import hookspecs
-from kvmarch.arch import ArchInfo, ArchVerb, Deviation, Option
+from kvmarch.arch import ArchInfo, ArchVerb, Deviation, LabMachine, Option
 from kvmarch.changes import (
+    RELEASES,
     Change,
     Choice,
     Kernel,
@@ -29,6 +31,8 @@ from kvmarch.kernel.table import CHANGES, CHOICES, FIXED
 
 GROUP = "kvmarch"
 PREFIX = "kvmarch_"
+SLOW = 2.0
+"""Seconds of importing after which a plugin is named for it."""
 _WORD = re.compile(r"[a-z][a-z0-9_]*")
 _KIND = re.compile(r"\??(int|name|word:\w+(\|\w+)*)")
 """What an argument of a plugin's verb may be."""
@@ -77,9 +81,16 @@ class Loaded:
 class Plugins:
     """The architectures that are there, by name, and those that were refused."""
 
-    def __init__(self, loaded: Iterable[Loaded], refused: Iterable[Refused]) -> None:
+    def __init__(
+        self,
+        loaded: Iterable[Loaded],
+        refused: Iterable[Refused],
+        warnings: Iterable[str] = (),
+    ) -> None:
         self.loaded = {arch.name: arch for arch in loaded}
         self.refused = tuple(refused)
+        self.warnings = tuple(warnings)
+        """What is to be said of plugins that work, a line each."""
 
     def get(self, name: str) -> Loaded:
         """Return an architecture.
@@ -122,6 +133,7 @@ def load(*, trace: bool = False, only: Collection[str] = ()) -> Plugins:
     """
     loaded: list[Loaded] = []
     refused: list[Refused] = []
+    warnings: list[str] = []
     entry_points = list(importlib.metadata.entry_points(group=GROUP))
     if only and set(only) <= {point.name for point in entry_points}:
         entry_points = [point for point in entry_points if point.name in only]
@@ -137,13 +149,21 @@ def load(*, trace: bool = False, only: Collection[str] = ()) -> Plugins:
             )
             refused.append(Refused(point.name, name, why))
             continue
+        begun = time.perf_counter()
         try:
-            loaded.append(check(point.name, _import(point), name, version))
+            module = _import(point)
+            seconds = time.perf_counter() - begun
+            if seconds > SLOW:
+                warnings.append(
+                    f"plugin {point.name}: importing {point.value} of {name} took "
+                    f"{seconds:.1f} s"
+                )
+            loaded.append(check(point.name, module, name, version))
         except PluginError as error:
             refused.append(Refused(point.name, name, str(error)))
         if trace:
             sys.stderr.write(f"plugin {point.name}: {point.value} of {name}\n")
-    return Plugins(loaded, refused)
+    return Plugins(loaded, refused, warnings)
 
 
 def _import(point: importlib.metadata.EntryPoint) -> Any:
@@ -204,7 +224,9 @@ def check(name: str, module: Any, distribution: str, version: str) -> Loaded:
     _check_paths(name, operations, choices)
     _check_names(name, changes, choices)
     for hook in sorted({"recordings", "scenarios"} & operations.keys()):
-        _ask(name, hooks, hook, Sequence)
+        _check_folders(name, hook, _ask(name, hooks, hook, Sequence))
+    if "lab" in operations:
+        _ask(name, hooks, "lab", LabMachine)
     verbs = _ask_rows(name, hooks, "verbs", ArchVerb)
     _check_verbs(name, verbs)
     return Loaded(
@@ -220,12 +242,31 @@ def check(name: str, module: Any, distribution: str, version: str) -> Loaded:
     )
 
 
-def _check_info(name: str, info: ArchInfo) -> None:
-    """Refuse an architecture without what the core reads of its options."""
-    if not isinstance(info.options.get("page_size"), Option):
+def _check_folders(name: str, hook: str, folders: Sequence[Any]) -> None:
+    """Refuse what is no sequence of paths, above all one path alone."""
+    if isinstance(folders, str) or not all(isinstance(f, str) for f in folders):
         raise PluginError(
-            f"plugin {name}: hook {PREFIX}arch: option page_size is missing"
+            f"plugin {name}: hook {PREFIX}{hook} must return a sequence of paths"
         )
+
+
+def _check_info(name: str, info: ArchInfo) -> None:
+    """Refuse an architecture without what the core reads of it."""
+    where = f"plugin {name}: hook {PREFIX}arch"
+    if info.first not in RELEASES:
+        raise PluginError(
+            f"{where}: first is {info.first!r}, no release such as (6, 1)"
+        )
+    if not isinstance(info.options, Mapping):
+        kind = type(info.options).__name__
+        raise PluginError(f"{where}: options is {kind}, not a mapping")
+    for option, row in info.options.items():
+        if not (isinstance(row, Option) and isinstance(row.values, tuple)):
+            raise PluginError(f"{where}: option {option} is no Option with a tuple")
+        if not row.values:
+            raise PluginError(f"{where}: option {option} has no values")
+    if not isinstance(info.options.get("page_size"), Option):
+        raise PluginError(f"{where}: option page_size is missing")
 
 
 def _check_names(
@@ -324,7 +365,7 @@ def _ask(name: str, hooks: Mapping[str, Any], hook: str, kind: type) -> Any:
         raise PluginError(f"plugin {name}: hook {PREFIX}{hook} is missing")
     try:
         answer = fn()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(
             f"plugin {name}: hook {PREFIX}{hook} raised {_line(error)}"
         ) from error

@@ -85,6 +85,10 @@ def verbs(*rows):
     return hook("kvmarch_verbs", tuple(ArchVerb(**{**right, **row}) for row in rows))
 
 
+ASKED_ONCE = {"deviations", "lab", "properties", "recordings", "scenarios", "verbs"}
+"""Hooks that are no operations of a kernel."""
+
+
 # -- what is right -----------------------------------------------------------------
 
 
@@ -307,12 +311,67 @@ def overlapping():
             "plugin toy: hook kvmarch_scenarios returned NoneType, not Sequence",
             id="scenarios",
         ),
+        pytest.param(
+            {"kvmarch_scenarios": hook("kvmarch_scenarios", "/one/folder")},
+            "hook kvmarch_scenarios must return a sequence of paths",
+            id="one-path",
+        ),
+        pytest.param(
+            {"kvmarch_lab": hook("kvmarch_lab", "qemu")},
+            "hook kvmarch_lab returned str, not LabMachine",
+            id="lab",
+        ),
+        pytest.param(
+            {"kvmarch_deviations": hook("kvmarch_deviations", ("rule",))},
+            "hook kvmarch_deviations returned a str among its Deviation rows",
+            id="deviations",
+        ),
+        pytest.param(
+            {"kvmarch_arch": hook("kvmarch_arch", info(first="v5.4"))},
+            "hook kvmarch_arch: first is 'v5.4', no release such as",
+            id="first",
+        ),
+        pytest.param(
+            {"kvmarch_arch": hook("kvmarch_arch", info(options=3))},
+            "hook kvmarch_arch: options is int, not a mapping",
+            id="options",
+        ),
+        pytest.param(
+            {"kvmarch_arch": hook("kvmarch_arch", info(options={"page_size": 4096}))},
+            "hook kvmarch_arch: option page_size is no Option with a tuple",
+            id="option",
+        ),
+        pytest.param(
+            {
+                "kvmarch_arch": hook(
+                    "kvmarch_arch", info(options={"page_size": Option((), "bytes")})
+                )
+            },
+            "hook kvmarch_arch: option page_size has no values",
+            id="no-values",
+        ),
     ],
 )
 def test_a_plugin_is_refused(altered, names, message):
     with pytest.raises(PluginError, match=message) as refused:
         check(altered(**names))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("error", [ValueError("two\nlines"), SystemExit("two\nlines")])
+@pytest.mark.parametrize("name", sorted({"arch", *ASKED_ONCE} - {"properties"}))
+def test_a_hook_that_raises_when_it_is_asked(altered, name, error):
+    def raising():
+        raise error
+
+    specname = f"kvmarch_{name}"
+    with pytest.raises(PluginError) as refused:
+        check(altered(**{specname: hookimpl(raising, specname=specname)}))
+
+    kind = type(error).__name__
+    assert str(refused.value) == (
+        f"plugin toy: hook {specname} raised {kind}: two lines"
+    )
 
 
 # -- loading -----------------------------------------------------------------------
@@ -401,6 +460,18 @@ def test_an_architecture_that_works_is_found_though_its_name_was_wanted_twice(
     assert loaded.get("toy").distribution == "one"
 
 
+def test_a_plugin_that_is_slow_to_import_works_and_is_named(
+    points, toy_module, monkeypatch
+):
+    seconds = iter((0.0, 3.5))
+    monkeypatch.setattr(plugins.time, "perf_counter", lambda: next(seconds))
+    loaded = points(Point("toy", toy_module))
+
+    assert list(loaded.loaded) == ["toy"]
+    assert loaded.refused == ()
+    assert loaded.warnings == ("plugin toy: importing module of dist took 3.5 s",)
+
+
 def test_loading_may_be_traced(monkeypatch, toy_module, capsys):
     monkeypatch.setattr(
         importlib.metadata, "entry_points", lambda *, group: [Point("toy", toy_module)]
@@ -429,10 +500,6 @@ def test_folders_of_scenarios(altered):
     module = altered(kvmarch_scenarios=hook("kvmarch_scenarios", ["/a", "/b"]))
 
     assert plugins.Plugins([check(module)], []).scenario_folders() == ("/a", "/b")
-
-
-ASKED_ONCE = {"deviations", "lab", "properties", "recordings", "scenarios", "verbs"}
-"""Hooks that are no operations of a kernel."""
 
 
 # -- linking -----------------------------------------------------------------------

@@ -59,6 +59,8 @@ def load_plugins(choose: Any = None) -> Any:
         named = choose.plus or choose.minus or choose.options
         only = () if named else choose.arch
     plugins = load(trace=bool(click.get_current_context().obj), only=only)
+    for warning in plugins.warnings:
+        click.echo(f"kvmarch: {warning}", err=True)
     meant = choose.arch if choose is not None else ()
     for refused in plugins.refused:
         click.echo(f"kvmarch: {refused.why}", err=True)

@@ -69,6 +69,10 @@ def run_contract(
         # Other plugins, and options meant for other runs, have no place here.
         alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         environment = {k: v for k, v in os.environ.items() if k != "PYTEST_ADDOPTS"}
+        if environment.get("PYTHONPATH"):
+            # The suite runs in another folder.
+            places = environment["PYTHONPATH"].split(os.pathsep)
+            alone["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, places))
         try:
             ended = subprocess.run(  # noqa: S603 - the command is our own
                 command,

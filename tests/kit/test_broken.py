@@ -1,0 +1,94 @@
+"""A plugin that does not work: one line, the others work, the status says so."""
+
+import json
+
+import pytest
+
+COMPARE = ("kvmarch", "compare", "change_pte", "-k", "v6.12", "--format", "json")
+
+
+def break_it(demo, module, old, new):
+    path = demo.folder / "kvmarch_demo" / module
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new", "message"),
+    [
+        pytest.param(
+            "formats.py",
+            "from kvmarch import (",
+            "import no_such_package\nfrom kvmarch import (",
+            "importing kvmarch_demo failed: ModuleNotFoundError: No module named "
+            "'no_such_package'",
+            id="dependency",
+        ),
+        pytest.param(
+            "formats.py",
+            "Field(3, doc=",
+            "Field(2, doc=",
+            "importing kvmarch_demo failed: FormatError: Page.",
+            id="overlap",
+        ),
+        pytest.param(
+            "__init__.py",
+            "KVMARCH_API = (1, ",
+            "KVMARCH_API = (1, 9",
+            "wants API 1.9",
+            id="newer",
+        ),
+        pytest.param(
+            "formats.py",
+            'name="demo"',
+            'name="x86"',
+            "hook kvmarch_arch says 'x86', the entry point 'demo'",
+            id="taken",
+        ),
+    ],
+)
+def test_a_plugin_that_is_refused(written, module, old, new, message):
+    demo = written()
+    break_it(demo, module, old, new)
+    ran = demo.run(*COMPARE)
+
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("kvmarch: plugin demo: ")
+    assert message in line
+    assert ran.returncode == 2
+    assert {row["arch"] for row in json.loads(ran.stdout)["rows"]} >= {"arm64", "x86"}
+
+
+def test_an_operation_that_fails(written):
+    demo = written()
+    break_it(demo, "faults.py", 'return "missing"', "return 1 // 0")
+    ran = demo.run(*COMPARE)
+
+    table = json.loads(ran.stdout)
+    rows = {row["arch"]: row for row in table["rows"]}
+    assert rows["demo"]["note"] == (
+        "plugin demo: hook kvmarch_translate raised ZeroDivisionError: integer "
+        "division or modulo by zero"
+    )
+    assert rows["x86"]["effect"] is not None
+    assert (ran.returncode, ran.stderr) == (2, "")
+
+
+def test_who_does_not_mean_the_broken_one_is_not_concerned(written):
+    demo = written()
+    break_it(demo, "formats.py", "LEVELS = 3", "LEVELS = 1 // 0")
+    ran = demo.run(*COMPARE, "--arch", "arm64")
+
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_a_check_names_what_fails(written):
+    demo = written()
+    break_it(demo, "notifiers.py", "young = False", 'young = "no"')
+    ran = demo.run("kvmarch", "check-plugin", "demo", "-k", "v6.12")
+
+    assert ran.returncode == 1, ran.stderr
+    assert "demo reaches tier 2" in ran.stdout
+    said = " ".join(ran.stdout.split())
+    assert "hook kvmarch_age_gfn returned str 'no', not True or False" in said
