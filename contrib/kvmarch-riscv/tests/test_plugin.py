@@ -1,6 +1,7 @@
 """The distribution as kvmarch sees it: imports, formats by release, contract, walk."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -222,3 +223,22 @@ def test_a_kernel_that_was_otherwise_would_be_seen(name, switch):
 
     assert done.returncode == 1
     assert "0 differ" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("switches", "level"),
+    [
+        (("--without=riscv-thp",), 0),
+        ((), 1),
+        (("--with=riscv-eager-split",), 0),
+        (("--with=riscv-eager-split", "--set=eager_split=0"), 1),
+    ],
+)
+def test_huge_leaves_are_split_when_logging_begins(switches, level):
+    printed = run(
+        "compare", "huge_page", "-a", "riscv", "-k", "v7.2", *switches, "--format=json"
+    )
+
+    (row,) = json.loads(printed)["rows"]
+    assert row["level_logged"] == level
+    assert row["violations"] == "none"
