@@ -127,7 +127,8 @@ class _Search:
         base = gpa >> level.shift + level.bits << level.shift + level.bits
         for tables, entries in self._scan.column(index, length):
             hit = (entries & np.uint64(rule.mask)) == np.uint64(rule.value)
-            hit &= np.isin(addresses(rule, entries), np.array([*wanted], np.uint64))
+            led = addresses(rule, entries)
+            hit &= np.logical_or.reduce([led == np.uint64(pa) for pa in wanted])
             for at in np.flatnonzero(hit).tolist():
                 if _first(level, int(entries[at])) is rule:
                     yield _Table(int(tables[at]), base)

@@ -11,8 +11,8 @@ import numpy as np
 from kvmarch.walk.image import Image
 from kvmarch.walk.words import LARGE, SMALL, Ints
 
-CHUNK = 64 << 20
-"""Bytes of the image that are looked at in one go."""
+CHUNK = 1 << 20
+"""Entries that are looked at in one go."""
 
 
 class Scanner:
@@ -35,22 +35,34 @@ class Scanner:
 
         :param length: bytes of a table, which is aligned to it.
         """
-        step = max(length, CHUNK // length * length)
+        pieces: list[tuple[Ints, Ints]] = []
+        held = 0
         for pa, end in self._filled(length):
-            for start in range(pa, end, step):
-                count = (min(start + step, end) - start) // length
-                offset = self.image.offset(start, count * length)
-                assert offset is not None
-                view = np.ndarray(
-                    (count,),
-                    self._kind,
-                    self.image.buffer,
-                    offset + index * self.size,
-                    (length,),
-                )
-                tables = np.arange(count, dtype=LARGE) * LARGE.type(length)
-                tables += LARGE.type(start)
-                yield tables, view.astype(LARGE)
+            for start in range(pa, end, CHUNK * length):
+                count = (min(start + CHUNK * length, end) - start) // length
+                pieces.append(self._piece(start, count, index, length))
+                held += count
+                if held >= CHUNK:
+                    yield _joined(pieces)
+                    pieces, held = [], 0
+        if pieces:
+            yield _joined(pieces)
+
+    def _piece(
+        self, start: int, count: int, index: int, length: int
+    ) -> tuple[Ints, Ints]:
+        offset = self.image.offset(start, count * length)
+        assert offset is not None
+        view = np.ndarray(
+            (count,),
+            self._kind,
+            self.image.buffer,
+            offset + index * self.size,
+            (length,),
+        )
+        tables = np.arange(count, dtype=LARGE) * LARGE.type(length)
+        tables += LARGE.type(start)
+        return tables, view.astype(LARGE)
 
     def _filled(self, length: int) -> Iterator[tuple[int, int]]:
         """Yield the stretches of memory that are in the file, in whole tables."""
@@ -65,6 +77,11 @@ class Scanner:
                     if low < high:
                         done = high
                         yield low, high
+
+
+def _joined(pieces: list[tuple[Ints, Ints]]) -> tuple[Ints, Ints]:
+    tables, entries = zip(*pieces, strict=True)
+    return np.concatenate(tables), np.concatenate(entries)
 
 
 def filled(image: Image) -> Iterator[tuple[int, int]]:
