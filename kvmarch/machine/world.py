@@ -20,6 +20,10 @@ class Part:
     unordered: ClassVar[tuple[str, ...]] = ()
     """Those of them that are lists whose order says nothing."""
 
+    def __repr__(self) -> str:
+        kind, name = type(self).__name__, getattr(self, "name", "")
+        return f"{kind}({name})" if name else kind
+
     def freeze(self) -> Hashable:
         """Return the state as a hashable value."""
         return tuple(_freeze(getattr(self, name)) for name in self.variables)

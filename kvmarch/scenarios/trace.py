@@ -144,8 +144,8 @@ def _round(cell: Cell, schedule: Schedule, plugins: Plugins) -> Round:
         found = endless.round(first, cycle)
     if found.differs:
         raise ExploreError(
-            f"the cycle of {schedule} does not come back to where it began: "
-            f"{found.differs} differs"
+            f"the cycle of {schedule} does not come back to where it began; what "
+            f"differs: {found.differs}"
         )
     return found
 

@@ -117,6 +117,22 @@ REFUSED = [
         ("--replay", "own@toy-v6.1:a9999"), "vmm is done after ", id="too-many"
     ),
     pytest.param(
+        ("--replay", "own@toy-v6.1:a1~"),
+        "after ~ must come the turns of a cycle",
+        id="no-cycle",
+    ),
+    pytest.param(
+        ("--replay", "own@toy-v6.1:a1~a1"),
+        "a1~a1 does not come back to where it began; what differs: vmm, Lock(vcpu0",
+        id="no-way-back",
+    ),
+    pytest.param(
+        ("--replay", "own@toy-v6.1:a1~a9999"), "vmm is done after ", id="cycle-too-long"
+    ),
+    pytest.param(
+        ("--shorten", "own@toy-v6.1:a1~a1"), "does not come back", id="shorten-cycle"
+    ),
+    pytest.param(
         ("--replay", "own@toy-v6.1:a" + "9" * 5000), "too many", id="far-too-many"
     ),
     pytest.param(

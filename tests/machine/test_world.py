@@ -87,3 +87,13 @@ def test_a_violation_names_the_task_and_is_an_event():
 
     assert world.violations == [Violation("warn", "a sentence", "a")]
     assert world.events[0].data == {"property": "warn", "sentence": "a sentence"}
+
+
+def test_a_part_is_called_by_its_kind_and_name():
+    class Named(Part):
+        name = "one"
+
+    class Plain(Part):
+        pass
+
+    assert (repr(Named()), repr(Plain())) == ("Named(one)", "Plain")

@@ -261,5 +261,7 @@ def test_a_cycle_that_passes_over_somebody_is_said_to_be_unfair():
 
 
 def test_a_cycle_that_does_not_come_back_is_refused():
-    with pytest.raises(ExploreError, match="does not come back to where it began: vc"):
+    with pytest.raises(
+        ExploreError, match="does not come back to where it began; what differs: vc"
+    ):
         follow("b39a13~a11")
