@@ -81,7 +81,11 @@ class Side(Protocol):
     arch: str
     kernel: str
     page_size: int
-    options: Mapping[str, Any]
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Return the machine's options, as far as they are known."""
+        ...
 
     def begin(self, setup: Setup) -> None:
         """Make a new VM in a new process."""

@@ -1,0 +1,1 @@
+"""Random sequences of steps on two sides, compared after every step."""

@@ -1,0 +1,142 @@
+"""Compare what two sides show after the same step.
+
+What a kernel may choose by itself is let pass by these rules, and by nothing else:
+
+- Which page a frame is. Page numbers of one side are put into the entries of the
+  other; which pages are the same one is compared.
+- Whether a run that fails names an exit: the errno decides.
+- What the warning says: there is one, or there is none.
+- Whether the host had a huge page to give. Where the second side's memory begins a
+  run of pages as long and as aligned as a huge page, and the first side's does not,
+  the rest of this VM is not compared, and counted.
+- A tree that nobody can find is not compared, and counted.
+"""
+
+__all__ = ["Comparer", "Difference"]
+
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from kvmarch.lab.sides import Leaf, Look, Setup
+from kvmarch.recordings.surveys import compare_entries, compare_frames
+
+_EXIT_OF_FAILURE = re.compile(r"( rc=-\d+) exit=\d+")
+_GPA = re.compile(r"\b(gpa|size|mmio|id)=\S+|\s(?!rc)[0-9a-f]+(?= errno)")
+
+
+class Difference(NamedTuple):
+    """What differs.
+
+    :param what: ``answer``, ``host pages``, ``tree`` or ``kernel log``.
+    :param kind: what must be the same for two differences to be the same one.
+    :param text: both sides, in one line.
+    """
+
+    what: str
+    kind: str
+    text: str
+
+
+class Comparer:
+    """Compares the looks of one VM.
+
+    :param huge_pages: pages of a huge page; 1 if there are none.
+    :param repoint: returns an entry of the second side, at its level, with another
+        page; see ``kvmarch_entry_repoint``.
+    """
+
+    def __init__(
+        self, huge_pages: int, repoint: Callable[[int, int, int], int]
+    ) -> None:
+        self._huge_pages = huge_pages
+        self._repoint = repoint
+        self._pages: dict[int, int] = {}
+        self._huge: dict[str, int] = {}
+        self.unlike = False
+        """Whether the host has given this VM other pages than the model's has."""
+        self.not_walked = 0
+        """Steps after which a side did not find its tree."""
+
+    def begin(self, setup: Setup) -> None:
+        """Begin with another VM."""
+        self._pages.clear()
+        self._huge = {row.name: row.pages for row in setup.memories if row.huge}
+        self.unlike = False
+
+    def compare(self, real: Look, model: Look) -> Difference | None:
+        """Return the first thing that differs after a step, None if nothing does."""
+        theirs, ours = _answers(real), _answers(model)
+        if theirs != ours:
+            text = f"recorded {'; '.join(theirs)}, model {'; '.join(ours)}"
+            return Difference("answer", _GPA.sub("", text), text)
+        if bool(real.kernel_log) != bool(model.kernel_log):
+            text = (
+                f"recorded {'; '.join(real.kernel_log) or 'nothing'}, "
+                f"model {'; '.join(model.kernel_log) or 'nothing'}"
+            )
+            return Difference("kernel log", "", text)
+        if self.unlike or self._lacks_huge_page(real, model):
+            self.unlike = True
+            return None
+        text = compare_frames(real.frames, model.frames, self._pages)
+        if text:
+            return Difference("host pages", "", text)
+        if not (real.walked and model.walked):
+            self.not_walked += 1
+            return None
+        text = compare_entries(
+            ((leaf.gfn, leaf.level, leaf.entry) for leaf in real.leaves),
+            ((leaf.gfn, leaf.level, leaf.entry) for leaf in model.leaves),
+            self._moved(model),
+        )
+        return Difference("tree", "", text) if text else None
+
+    def leaves(self, real: Look, model: Look) -> Iterator[tuple[Leaf, bool]]:
+        """Yield the leaves that only one side has, and whether it is the first."""
+        moved = self._moved(model)
+        theirs = {(leaf.gfn, leaf.level): leaf for leaf in real.leaves}
+        ours = {(leaf.gfn, leaf.level): leaf for leaf in model.leaves}
+        for place in sorted(theirs.keys() | ours.keys()):
+            left, right = theirs.get(place), ours.get(place)
+            if left and right and left.entry == moved(right.entry, right.level):
+                continue
+            if left:
+                yield left, True
+            if right:
+                yield right, False
+
+    def _lacks_huge_page(self, real: Look, model: Look) -> bool:
+        """Return whether the host had no huge page where the model's had one."""
+        size = self._huge_pages
+        for name, pages in self._huge.items():
+            theirs, ours = real.frames.get(name, ()), model.frames.get(name, ())
+            for first in range(0, pages - size + 1, size):
+                part = slice(first, first + size)
+                if _is_huge(ours[part], size) and not _is_huge(theirs[part], size):
+                    return all(theirs[part])
+        return False
+
+    def _moved(self, look: Look) -> Callable[[int, int], int]:
+        """Return what puts the first side's page into an entry of the second's."""
+        frames = {(leaf.entry, leaf.level): leaf.pfn for leaf in look.leaves}
+
+        def moved(entry: int, level: int) -> int:
+            pfn = frames[entry, level]
+            if pfn is None or pfn not in self._pages:
+                return entry
+            return self._repoint(entry, level, self._pages[pfn])
+
+        return moved
+
+
+def _is_huge(pfns: tuple[int, ...], size: int) -> bool:
+    """Return whether pages could be a huge one: aligned, and one after the other."""
+    first = pfns[0] if pfns else 0
+    return (
+        bool(first) and not first % size and pfns == tuple(range(first, first + size))
+    )
+
+
+def _answers(look: Look) -> list[str]:
+    return [_EXIT_OF_FAILURE.sub(r"\1", answer) for answer in look.answers]

@@ -1,0 +1,539 @@
+"""Random sequences of steps, valid and invalid, that favour boundaries.
+
+What a sequence is depends on its seed and the shape of the machine alone. The
+generator follows roughly what its steps do, so that valid ones are frequent; it never
+asks whether one was right, that is what is compared.
+
+Some things are left out, because no side could say what happens next:
+
+- The host does not write to memory that it has not mapped writable: its process would
+  be killed.
+- The guest fetches code only from pages that hold some: what it does elsewhere is
+  decided by what lies there.
+- KSM scans whatever is mergeable, in every process; so each merge names what those
+  before it did, and after a fork there is none.
+- No slot covers the page of the guest's code, or the address at which it leaves.
+"""
+
+__all__ = ["WEIGHTS", "Program", "Shape", "program"]
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from kvmarch.lab.sides import Memory, Setup
+from kvmarch.scenarios.verbs import LEAVE_GPA
+
+WEIGHTS: Mapping[str, int] = {
+    "read": 22,
+    "write": 22,
+    "exec": 5,
+    "outside": 4,
+    "slot": 10,
+    "overlap": 3,
+    "wrong": 5,
+    "flags": 8,
+    "same": 1,
+    "move": 4,
+    "delete": 6,
+    "reshape": 3,
+    "touch": 6,
+    "dontneed": 6,
+    "mprotect": 8,
+    "munmap": 3,
+    "mremap": 2,
+    "fork": 3,
+    "ksm_merge": 4,
+    "dirty_get": 8,
+    "dirty_clear": 4,
+    "manual_protect": 1,
+}
+"""How often each kind of step is tried; the names are methods of the generator."""
+
+CODE_GPA = 0xE000_0000
+"""Where the page of the guest's code is, in bytes."""
+TOP_GPA = 0xD000_0000
+"""Slots that succeed end below it, so that every guest can reach them."""
+FORKS = 3
+SLOT_IDS = 7
+_MAPPED, _WRITABLE, _CODE = 1, 2, 4
+_ALL = _MAPPED | _WRITABLE | _CODE
+_WRONG_FLAGS = (0x4, 0x80, 1 << 31)
+_HIGH_IDS = (509, 511, 512, 513, 32763, 32764, 32765, 32766, 32767, 32768, 65535)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What of the machine decides which steps make sense.
+
+    :param page_size: bytes.
+    :param huge_pages: pages of a huge page; 1 if there are none.
+    :param readonly: whether slots may be read-only.
+    :param address_spaces: of memslots.
+    :param vcpus: at most so many.
+    """
+
+    page_size: int = 4096
+    huge_pages: int = 512
+    readonly: bool = True
+    address_spaces: int = 1
+    vcpus: int = 2
+
+
+class Program(NamedTuple):
+    """A VM and what is done with it."""
+
+    setup: Setup
+    lines: tuple[str, ...]
+
+
+class _Slot(NamedTuple):
+    """A memslot as the generator believes it to be."""
+
+    gfn: int
+    pages: int
+    memory: str
+    page: int
+    flags: str
+
+
+@dataclass(slots=True)
+class _Generator:
+    shape: Shape
+    rng: random.Random
+    memories: dict[str, Memory] = field(default_factory=dict)
+    state: dict[str, list[int]] = field(default_factory=dict)
+    slots: dict[tuple[int, int], _Slot] = field(default_factory=dict)
+    split: set[str] = field(default_factory=set)
+    merged: tuple[int, int] | None = None
+    forks: int = 0
+    vcpus: int = 1
+    manual: bool = False
+
+    # -- the VM ------------------------------------------------------------------------
+
+    def begin(self) -> Setup:
+        rng, huge = self.rng, self.shape.huge_pages
+        contents = tuple(rng.choice((1, 1, 2, 3)) for _ in range(8))
+        self._memory(Memory("code", 1))
+        self._memory(Memory("ram", 16, contents=contents))
+        self._memory(Memory("rom", 8))
+        self._memory(Memory("spare", 8, contents=None))
+        self._memory(Memory("there", 16, contents=None))
+        if huge > 1 and rng.random() < 0.6:
+            touched = None if rng.random() < 0.3 else ()
+            count = rng.choice((huge, 2 * huge, 2 * huge))
+            self._memory(Memory("big", count, huge=True, contents=touched))
+        self.vcpus = rng.randint(1, self.shape.vcpus)
+        code = CODE_GPA // self.shape.page_size
+        return Setup(tuple(self.memories.values()), self.vcpus, code)
+
+    def _memory(self, row: Memory) -> None:
+        self.memories[row.name] = row
+        here = _MAPPED | _WRITABLE if row.contents is None else _ALL
+        self.state[row.name] = [here] * row.pages
+
+    # -- choosing ----------------------------------------------------------------------
+
+    def name(self) -> str:
+        """Return a memory, but that of the code."""
+        return self.rng.choice([name for name in self.memories if name != "code"])
+
+    def part(self, name: str) -> tuple[int, int]:
+        """Return first page and number of pages, at an edge rather than between."""
+        have, rng = self.memories[name].pages, self.rng
+        edges = [0, 1, have // 2, have - 1]
+        if self.memories[name].huge:
+            huge = self.shape.huge_pages
+            edges += [huge - 1, huge, huge // 2, have - huge]
+        first = rng.choice([edge for edge in edges if 0 <= edge < have])
+        left = have - first
+        counts = [1, 1, 2, 3, left // 2, left, left]
+        if self.memories[name].huge:
+            counts += [self.shape.huge_pages]
+        return first, rng.choice([count for count in counts if 1 <= count <= left])
+
+    def slot(self) -> tuple[tuple[int, int], _Slot] | None:
+        """Return a slot that there should be."""
+        if not self.slots:
+            return None
+        key = self.rng.choice(sorted(self.slots))
+        return key, self.slots[key]
+
+    def in_slot(self, slot: _Slot) -> int:
+        """Return a gfn of a slot, one at an edge rather than between."""
+        last, rng = slot.pages - 1, self.rng
+        near = [0, 1, last - 1, last, rng.randint(0, last), rng.randint(0, last)]
+        huge = self.shape.huge_pages
+        near += [-slot.gfn % huge, -slot.gfn % huge - 1] if huge > 1 else []
+        return slot.gfn + rng.choice([at for at in near if 0 <= at <= last])
+
+    def gfn(self, pages: int) -> int:
+        """Return where a slot of some pages could begin, near others or boundaries."""
+        rng, huge = self.rng, self.shape.huge_pages
+        places = [0, 1, 16, 3 * huge, 4 * huge, 4 * huge + 1, 5 * huge - 1]
+        places.append(0x4000_0000 // self.shape.page_size)
+        for slot in self.slots.values():
+            places += [
+                slot.gfn + slot.pages,
+                slot.gfn - pages,
+                slot.gfn + slot.pages + 1,
+            ]
+        return rng.choice([gfn for gfn in places if gfn >= 0])
+
+    def is_free(self, as_id: int, gfn: int, pages: int, but: int = -1) -> bool:
+        """Return whether nothing is at some gfns, nor what must stay reachable."""
+        size = self.shape.page_size
+        if gfn < 0 or (gfn + pages) * size > TOP_GPA:
+            return False
+        if gfn <= LEAVE_GPA // size < gfn + pages:
+            return False
+        return not any(
+            slot.gfn < gfn + pages and gfn < slot.gfn + slot.pages
+            for (space, number), slot in self.slots.items()
+            if space == as_id and number != but
+        )
+
+    def flag(self) -> str:
+        """Return flags, as text."""
+        every = ["", "", "log_dirty"]
+        if self.shape.readonly:
+            every += ["readonly", "log_dirty,readonly"]
+        return self.rng.choice(every)
+
+    def key(self) -> tuple[int, int]:
+        """Return address space and number of a slot, the first space rather."""
+        rng = self.rng
+        as_id = 0
+        if self.shape.address_spaces > 1 and rng.random() < 0.15:
+            as_id = rng.randrange(1, self.shape.address_spaces)
+        return as_id, rng.randint(1, SLOT_IDS)
+
+    def forget(self, name: str, first: int, count: int, bits: int) -> None:
+        """Note that pages have lost something."""
+        state = self.state[name]
+        for page in range(first, first + count):
+            state[page] &= ~bits
+
+    def all_have(self, name: str, first: int, count: int, bits: int) -> bool:
+        """Return whether pages have something."""
+        return all(s & bits == bits for s in self.state[name][first : first + count])
+
+    # -- the guest ---------------------------------------------------------------------
+
+    def access(self, verb: str) -> str | None:
+        found = self.slot()
+        if found is None:
+            return None
+        (as_id, _), slot = found
+        gfn = self.in_slot(slot)
+        page = slot.page + gfn - slot.gfn
+        if verb == "exec":
+            inside = page < self.memories[slot.memory].pages
+            if as_id or not inside or not self.state[slot.memory][page] & _CODE:
+                return None
+        return _line(verb, gfn=gfn, **self.vcpu())
+
+    def vcpu(self) -> dict[str, int]:
+        """Return which vCPU, as an argument if it is not the first."""
+        number = self.rng.randrange(self.vcpus)
+        return {"vcpu": number} if number else {}
+
+    def read(self) -> str | None:
+        return self.access("read")
+
+    def write(self) -> str | None:
+        return self.access("write")
+
+    def exec(self) -> str | None:
+        return self.access("exec")
+
+    def outside(self) -> str | None:
+        verb = self.rng.choice(("read", "write"))
+        gfn = self.gfn(1)
+        if not self.is_free(0, gfn, 1):
+            return None
+        return _line(verb, gfn=gfn, **self.vcpu())
+
+    # -- memslots ----------------------------------------------------------------------
+
+    def make(self, key: tuple[int, int], slot: _Slot, **more: int) -> str:
+        args: dict[str, object] = {"id": key[1], "memory": slot.memory, "gfn": slot.gfn}
+        args |= {"page": slot.page} if slot.page else {}
+        args |= {"pages": slot.pages} if slot.pages != self.left(slot) else {}
+        args |= {"flags": slot.flags} if slot.flags else {}
+        args |= {"as_id": key[0]} if key[0] else {}
+        return _line("slot", **args, **more)
+
+    def left(self, slot: _Slot) -> int:
+        """Return the pages of a slot's memory from its first one on."""
+        return self.memories[slot.memory].pages - slot.page
+
+    def new(self) -> _Slot:
+        """Return a slot that could be, wherever."""
+        name = self.name()
+        page, pages = self.part(name)
+        if self.rng.random() < 0.05:
+            pages = self.memories[name].pages - page + 2  # beyond the memory
+        return _Slot(self.gfn(pages), pages, name, page, self.flag())
+
+    def slot_(self) -> str | None:
+        key, slot = self.key(), self.new()
+        if key in self.slots or not self.is_free(key[0], slot.gfn, slot.pages):
+            return None
+        self.slots[key] = slot
+        return self.make(key, slot)
+
+    def overlap(self) -> str | None:
+        found, key = self.slot(), self.key()
+        if found is None or key in self.slots:
+            return None
+        there = found[1]
+        slot = self.new()
+        gfn = self.rng.choice(
+            (there.gfn + there.pages - 1, there.gfn - slot.pages + 1, there.gfn)
+        )
+        if gfn < 0 or self.is_free(key[0], gfn, slot.pages):
+            return None
+        size = self.shape.page_size
+        if gfn <= LEAVE_GPA // size < gfn + slot.pages:
+            return None
+        return self.make(key, slot._replace(gfn=gfn))
+
+    def wrong(self) -> str | None:
+        rng, size = self.rng, self.shape.page_size
+        key, slot = self.key(), self.new()
+        how = rng.randrange(8)
+        if how == 0:
+            return self.make(key, slot, offset=rng.choice((1, 8, size // 2)))
+        if how == 1:
+            flags = rng.choice(_WRONG_FLAGS)
+            return self.make(key, slot._replace(flags=f"{flags:#x}"))
+        if how == 2:
+            pages = rng.choice((1 << 31, (1 << 31) - 1, 1 << 40, (1 << 52) - 1))
+            return self.make(key, slot._replace(pages=pages, gfn=(1 << 52) - 4))
+        if how == 3:
+            gpa = slot.gfn * size + rng.choice((1, 8, size // 2, size - 1))
+            args = {"id": key[1], "memory": slot.memory, "gpa": f"{gpa:#x}"}
+            return _line("slot", **args)
+        if how == 4:
+            as_id = self.shape.address_spaces + rng.choice((0, 1, 7))
+            return self.make((as_id, key[1]), slot)
+        if how == 5:
+            number = rng.choice(_HIGH_IDS)
+            return _line("slot_delete", id=number)
+        if how == 6:
+            number = rng.choice((32768, 40000, 65535))
+            return self.make((0, number), slot)
+        if key in self.slots:
+            return None
+        space = {"as_id": key[0]} if key[0] else {}
+        return _line("slot_delete", id=key[1], **space)
+
+    def flags(self) -> str | None:
+        found = self.slot()
+        if found is None:
+            return None
+        key, slot = found
+        words = set(filter(None, slot.flags.split(",")))
+        changed = ",".join(sorted(words ^ {"log_dirty"}))
+        self.slots[key] = slot._replace(flags=changed)
+        return self.make(key, self.slots[key])
+
+    def same(self) -> str | None:
+        found = self.slot()
+        return None if found is None else self.make(*found)
+
+    def move(self) -> str | None:
+        found = self.slot()
+        if found is None:
+            return None
+        key, slot = found
+        gfn = self.gfn(slot.pages)
+        if not self.is_free(key[0], gfn, slot.pages, key[1]):
+            return None
+        flags = self.flag() if self.rng.random() < 0.2 else slot.flags
+        keeps = ("readonly" in flags) == ("readonly" in slot.flags)
+        moved = slot._replace(gfn=gfn, flags=flags)
+        if keeps:
+            self.slots[key] = moved
+        return self.make(key, moved)
+
+    def delete(self) -> str | None:
+        found = self.slot()
+        if found is None:
+            return None
+        (as_id, number), _ = found
+        del self.slots[as_id, number]
+        return _line("slot_delete", id=number, **({"as_id": as_id} if as_id else {}))
+
+    def reshape(self) -> str | None:
+        """Change of a slot what may not change while it exists."""
+        found, rng = self.slot(), self.rng
+        if found is None:
+            return None
+        key, slot = found
+        how = rng.randrange(3)
+        if how == 0 and slot.pages > 1:
+            return self.make(key, slot._replace(pages=slot.pages - 1))
+        if how == 1 and self.left(slot) > slot.pages:
+            return self.make(key, slot._replace(page=slot.page + 1))
+        words = set(filter(None, slot.flags.split(",")))
+        return self.make(
+            key, slot._replace(flags=",".join(sorted(words ^ {"readonly"})))
+        )
+
+    # -- the host ----------------------------------------------------------------------
+
+    def touch(self) -> str | None:
+        name = self.name()
+        first, count = self.part(name)
+        if not self.all_have(name, first, count, _MAPPED | _WRITABLE):
+            return None
+        state = self.state[name]
+        state[first : first + count] = [_ALL] * count
+        value = self.rng.choice((1, 2, 3, 4))
+        return _line("touch", **_pages(name, first, count), value=value)
+
+    def dontneed(self) -> str | None:
+        name = self.name()
+        first, count = self.part(name)
+        if not self.all_have(name, first, count, _MAPPED):
+            return None
+        self.forget(name, first, count, _CODE)
+        return _line("dontneed", **_pages(name, first, count))
+
+    def mprotect(self) -> str | None:
+        name = self.name()
+        first, count = self.part(name)
+        if not self.all_have(name, first, count, _MAPPED):
+            return None
+        self.split.add(name)
+        prot = self.rng.choice(("r", "rw", "rw"))
+        state = self.state[name]
+        for page in range(first, first + count):
+            state[page] |= _WRITABLE
+            if prot == "r":
+                state[page] &= ~_WRITABLE
+        return _line("mprotect", **_pages(name, first, count), prot=prot)
+
+    def munmap(self) -> str | None:
+        name = self.name()
+        first, count = self.part(name)
+        self.split.add(name)
+        self.forget(name, first, count, _ALL)
+        return _line("munmap", **_pages(name, first, count))
+
+    def mremap(self) -> str | None:
+        """Move pages of one mapping: one page, or all of a memory that is whole."""
+        name = self.name()
+        have = self.memories[name].pages
+        if name == "there" or "there" in self.split:
+            return None
+        first, count = self.part(name)
+        if name in self.split or name == "ram":
+            count = 1
+        count = min(count, self.memories["there"].pages)
+        if not self.all_have(name, first, count, _MAPPED) or self.memories[name].huge:
+            return None
+        self.split |= {name, "there"}
+        moved = self.state[name][first : first + count]
+        rest = [0] * (self.memories["there"].pages - count)
+        self.state["there"] = [*moved, *rest]
+        self.forget(name, first, count, _ALL)
+        assert first + count <= have
+        return _line("mremap", **_pages(name, first, count), to="there")
+
+    def fork(self) -> str | None:
+        if self.forks >= FORKS:
+            return None
+        self.forks += 1
+        return "fork"
+
+    def ksm_merge(self) -> str | None:
+        first, count = self.part("ram")
+        if self.merged is not None:
+            start, end = self.merged
+            end = max(end, first + count)
+            first = min(start, first)
+            count = end - first
+        if self.forks or not self.all_have("ram", first, count, _MAPPED):
+            return None
+        self.merged = first, first + count
+        self.split.add("ram")
+        return _line("ksm_merge", **_pages("ram", first, count))
+
+    # -- dirty logs --------------------------------------------------------------------
+
+    def logged(self, keys: list[tuple[int, int]]) -> tuple[int, int] | None:
+        """Return one of some slots, mostly one that logs."""
+        logging = [key for key in keys if "log_dirty" in self.slots[key].flags]
+        if logging and self.rng.random() < 0.8:
+            keys = logging
+        return self.rng.choice(keys) if keys else None
+
+    def dirty_get(self) -> str | None:
+        found = self.logged(sorted(self.slots))
+        if found is None:
+            return None
+        as_id, number = found
+        if self.rng.random() < 0.1:
+            number = self.rng.choice((*range(SLOT_IDS + 1), *_HIGH_IDS))
+        return _line("dirty_get", id=number, **({"as_id": as_id} if as_id else {}))
+
+    def dirty_clear(self) -> str | None:
+        rng = self.rng
+        found = self.logged([key for key in sorted(self.slots) if not key[0]])
+        if found is None:
+            return None
+        number, slot = found[1], self.slots[found]
+        first = rng.choice((0, 0, 0, 64, 512, 32, slot.pages))
+        left = max(slot.pages - first, 0)
+        count = rng.choice((left, left, 64, 128, left + 1, 1))
+        bits = rng.choice((rng.getrandbits(16), (1 << min(max(count, 1), 128)) - 1, 1))
+        bits &= (1 << max(count, 1)) - 1
+        return _line(
+            "dirty_clear", id=number, first=first, pages=count, bits=f"{bits:#x}"
+        )
+
+    def manual_protect(self) -> str | None:
+        if self.manual:
+            return None
+        self.manual = True
+        return _line("manual_protect", initially_set=self.rng.choice(("yes", "no")))
+
+
+def _line(verb: str, **args: object) -> str:
+    return " ".join([verb, *(f"{name}={value}" for name, value in args.items())])
+
+
+def _pages(name: str, first: int, count: int) -> dict[str, object]:
+    return {"memory": name, "page": first, "pages": count}
+
+
+def program(
+    seed: int,
+    number: int,
+    steps: int,
+    shape: Shape,
+    weights: Mapping[str, int] = WEIGHTS,
+) -> Program:
+    """Return the VM of a number in a seed's row, and so many steps.
+
+    :param weights: how often each kind of step is tried.
+    """
+    rng = random.Random(f"{seed}/{number}")  # noqa: S311 - no secret
+    generator = _Generator(shape, rng)
+    setup = generator.begin()
+    lines = [_line("slot", id=0, memory="code", gfn=setup.code_gfn)]
+    kinds, odds = list(weights), list(weights.values())
+    makers: dict[str, Callable[[], str | None]] = {
+        kind: getattr(generator, "slot_" if kind == "slot" else kind) for kind in kinds
+    }
+    while len(lines) < steps:
+        (kind,) = rng.choices(kinds, odds)
+        line = makers[kind]()
+        if line is not None:
+            lines.append(line)
+    return Program(setup, tuple(lines))

@@ -1,0 +1,131 @@
+"""Run random sequences on two sides until enough steps agree, or one does not."""
+
+__all__ = ["Difference", "Found", "Fuzz", "Tally"]
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from kvmarch.errors import LabError, ModelError
+from kvmarch.lab.fuzz.compare import Comparer, Difference
+from kvmarch.lab.fuzz.generate import Program, Shape, program
+from kvmarch.lab.fuzz.shrink import shrink
+from kvmarch.lab.sides import Look, Side
+
+LENGTH = 40
+"""Steps of one VM at most."""
+TRIES = 400
+"""Runs that shrinking one difference may take."""
+
+
+class Seen(NamedTuple):
+    """What the last line of a program showed, and the looks of both sides."""
+
+    difference: Difference
+    looks: tuple[Look, Look]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A difference, and the shortest sequence that shows it at its last line.
+
+    :param number: of the VM in the seed's row.
+    :param before: how many lines had been done when it was seen first.
+    """
+
+    number: int
+    before: int
+    program: Program
+    seen: Seen
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was done so far.
+
+    :param unlike: VMs that were left because the host gave them other pages.
+    """
+
+    steps: int = 0
+    machines: int = 0
+    unlike: int = 0
+
+
+class Fuzz:
+    """Two sides, and what is found between them.
+
+    :param one: the side that is right: a real kernel.
+    :param other: the side that is compared with it: the model.
+    """
+
+    def __init__(self, one: Side, other: Side, comparer: Comparer) -> None:
+        self.one, self.other, self.comparer = one, other, comparer
+        self.tally = Tally()
+
+    def run(
+        self, seed: int, steps: int, shape: Shape, first: int = 0
+    ) -> Iterator[Found]:
+        """Yield each difference, until so many steps are done.
+
+        :param first: the number of the VM to begin with.
+        """
+        number = first
+        while self.tally.steps < steps:
+            made = program(seed, number, LENGTH, shape)
+            left = steps - self.tally.steps
+            made = made._replace(lines=made.lines[:left])
+            done, seen = self.attempt(made)
+            self.tally.steps += done
+            self.tally.machines += 1
+            self.tally.unlike += self.comparer.unlike
+            if seen is not None:
+                cut = made._replace(lines=made.lines[:done])
+                yield self.shortest(number, cut, seen)
+            number += 1
+
+    def attempt(self, made: Program) -> tuple[int, Seen | None]:
+        """Run one program on both sides, as far as they agree.
+
+        :returns: how many lines were done, and what the last one showed.
+        """
+        self.comparer.begin(made.setup)
+        done = 0
+        try:
+            self.one.begin(made.setup)
+            self.other.begin(made.setup)
+            for done, line in enumerate(made.lines, 1):
+                looks = self.one.do(line), self.other.do(line)
+                difference = self.comparer.compare(*looks)
+                if difference is not None:
+                    return done, Seen(difference, looks)
+                if self.comparer.unlike:
+                    break
+        except (LabError, ModelError) as error:
+            # A process that dies or a path that waits for ever is a difference, too.
+            text = str(error)
+            kind = f"{type(error).__name__} {text.partition(':')[0]}"
+            return done, Seen(Difference("end", kind, text), (Look(), Look()))
+        finally:
+            self.one.end()
+            self.other.end()
+        return done, None
+
+    def shortest(self, number: int, cut: Program, seen: Seen) -> Found:
+        """Return a difference with the shortest sequence that shows it."""
+        wanted, tries = seen.difference, 0
+
+        def shows(smaller: Program) -> bool:
+            nonlocal seen, tries
+            tries += 1
+            if tries > TRIES:
+                return False
+            done, now = self.attempt(smaller)
+            if now is None or done != len(smaller.lines):
+                return False
+            if now.difference[:2] != wanted[:2]:
+                return False
+            seen = now
+            return True
+
+        best = shrink(cut, shows)
+        return Found(number, len(cut.lines), best, seen)
