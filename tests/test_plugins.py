@@ -502,6 +502,13 @@ def test_folders_of_scenarios(altered):
     assert plugins.Plugins([check(module)], []).scenario_folders() == ("/a", "/b")
 
 
+def test_folders_of_recordings(altered):
+    module = altered(kvmarch_recordings=hook("kvmarch_recordings", ["/a"]))
+
+    assert plugins.Plugins([check(module)], []).recording_folders() == ("/a",)
+    assert plugins.Plugins([check(altered())], []).recording_folders() == ()
+
+
 # -- linking -----------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from kvmarch.arch import Option
+from kvmarch.arch import Deviation, Option
 from kvmarch.changes import COMPARED, Change
 from kvmarch.errors import KvmarchError, PluginError, ScenarioError, UnknownNameError
 from kvmarch.plugins import Plugins
@@ -141,6 +141,22 @@ def test_an_expectation_that_fails_is_status_1(scenario, toys, where, value, sta
     assert table.status == status
     note = "FAILED toy v6.1: callback is 'present', expected 'absent' (of it)"
     assert table.notes == [note] * status
+
+
+@pytest.mark.parametrize(
+    ("row", "status"),
+    [
+        pytest.param(Deviation("frees-tables", "s"), 0, id="deviates"),
+        pytest.param(Deviation("frees-tables", "s", "", (6, 1)), 1, id="until"),
+        pytest.param(Deviation("frees-tables", "s", "deep"), 1, id="another-mmu"),
+        pytest.param(Deviation("logs-writes", "s"), 1, id="another-rule"),
+    ],
+)
+def test_an_expectation_of_kernels_that_keep_a_rule(scenario, toy, row, status):
+    read = scenario(text(EXPECT.format(where="keeps = 'frees-tables'", value="absent")))
+    deviating = Plugins([replace(toy, deviations=(row,))], [])
+
+    assert compare(read, deviating, Choose(kernel=("v6.1",))).status == status
 
 
 def test_expectations_of_a_changed_kernel(scenario, toys):
