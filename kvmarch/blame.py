@@ -5,11 +5,11 @@ a run has failed is it run once more, with every operation's answer checked; tha
 names a hook whose wrong answer the core stumbled over later.
 """
 
-__all__ = ["blaming", "checked"]
+__all__ = ["blaming", "checked", "told"]
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from types import CodeType
@@ -113,14 +113,26 @@ def blaming(arch: Loaded, again: Callable[[Loaded], Any]) -> Iterator[None]:
             raise
         try:
             again(checked(arch))
-        except PluginError as found:
-            raise found from error
+        except PluginError as better:
+            raise better from error
         except Exception:  # noqa: BLE001, S110 - the first error is the one to tell
             pass
-        name = _hook_of(arch, error)
-        if name is None:
+        found = told([arch], error)
+        if found is None:
             raise
-        raise _raised(arch.name, name, error) from error
+        raise found from error
+
+
+def told(archs: Iterable[Loaded], error: BaseException) -> PluginError | None:
+    """Return an error as one line with the hook in which it was raised.
+
+    :returns: None if it was raised in no hook of these architectures.
+    """
+    for arch in archs:
+        name = _hook_of(arch, error)
+        if name is not None:
+            return _raised(arch.name, name, error)
+    return None
 
 
 def _raised(arch: str, name: str, error: BaseException) -> PluginError:

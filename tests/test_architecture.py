@@ -53,6 +53,7 @@ LAYERS = {
         "scenarios",
     },
     "recordings": {
+        "blame",
         "changes",
         "errors",
         "machine",
@@ -89,6 +90,7 @@ LAYERS = {
         "scenarios",
     },
     "cli": {
+        "blame",
         "errors",
         "explore",
         "kit",

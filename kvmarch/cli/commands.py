@@ -8,6 +8,7 @@ import click
 
 from kvmarch.cli.lazy import LazyGroup
 from kvmarch.cli.shared import (
+    LOADED,
     REFUSED,
     arch_option,
     change_options,
@@ -59,6 +60,7 @@ def load_plugins(choose: Any = None) -> Any:
         named = choose.plus or choose.minus or choose.options
         only = () if named else choose.arch
     plugins = load(trace=bool(click.get_current_context().obj), only=only)
+    click.get_current_context().meta[LOADED] = plugins
     for warning in plugins.warnings:
         click.echo(f"kvmarch: {warning}", err=True)
     meant = choose.arch if choose is not None else ()

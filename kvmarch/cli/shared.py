@@ -1,6 +1,7 @@
 """What the commands share: options, output, errors."""
 
 __all__ = [
+    "LOADED",
     "REFUSED",
     "F",
     "Group",
@@ -15,7 +16,6 @@ __all__ = [
     "trace_output_options",
     "with_options",
     "words",
-    "write_whole",
 ]
 
 import os
@@ -27,10 +27,11 @@ from typing import Any, TypeVar
 import click
 
 from kvmarch.errors import KvmarchError
-from kvmarch.report.files import write_whole
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+LOADED = "kvmarch.loaded"
+"""Where a command notes the plugins that it works with."""
 REFUSED = "kvmarch.refused"
 """Where a command notes that a plugin it meant was refused: its status is then 2."""
 
@@ -45,10 +46,28 @@ class Group(click.Group):
         except KvmarchError as error:
             click.echo(f"kvmarch: {error}", err=True)
             ctx.exit(2)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
         except BrokenPipeError:
             # The reader has gone; the interpreter must not try to flush to it.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
+        except Exception as error:
+            # Commands name a plugin's hook themselves where they know how to go on.
+            told = _of_plugin(ctx.meta.get(LOADED), error)
+            if told is None:
+                raise
+            click.echo(f"kvmarch: {told}", err=True)
+            ctx.exit(2)
+
+
+def _of_plugin(plugins: Any, error: Exception) -> Any:
+    """Return an error of a plugin's code as one line; None if it is the core's."""
+    if plugins is None:
+        return None
+    from kvmarch.blame import told
+
+    return told(plugins.loaded.values(), error)
 
 
 TABLE_STYLES = ("text", "markdown", "json", "csv")
@@ -189,6 +208,8 @@ def emit(text: str, output: str | None, status: int = 0) -> None:
     if output is None:
         click.echo(text, nl=False)
     else:
+        from kvmarch.report.files import write_whole
+
         write_whole(Path(output), text)
     context = click.get_current_context()
     status = 2 if context.meta.get(REFUSED) else status

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from itertools import product
 
+from kvmarch.blame import blaming
 from kvmarch.changes import (
     RELEASES,
     Kernel,
@@ -17,8 +18,14 @@ from kvmarch.changes import (
     find_release,
     show_release,
 )
-from kvmarch.errors import KvmarchError, RecordingError, UnknownNameError
-from kvmarch.plugins import Plugins, link
+from kvmarch.errors import (
+    KvmarchError,
+    PluginError,
+    RecordingError,
+    TierError,
+    UnknownNameError,
+)
+from kvmarch.plugins import Loaded, Plugins, link
 from kvmarch.recordings.read import Recording, load, shipped
 from kvmarch.recordings.stages import Comparison, Finding
 from kvmarch.scenarios.file import find
@@ -63,9 +70,17 @@ def conform(
         else:
             option, values = known_parameter
             options.setdefault(option, str(values[value]))
+
+    def fit(arch: Loaded) -> tuple[Comparison, str]:
+        return _fit(recording, link(arch, release, plus, minus), options)
+
     try:
-        k = link(arch, release, plus, minus)
-        comparison, inferred = _fit(recording, k, options)
+        with blaming(arch, fit):
+            comparison, inferred = fit(arch)
+    except PluginError as error:
+        # The recordings of other architectures are compared all the same.
+        verdict = "not compared" if isinstance(error, TierError) else "error"
+        return [Finding(recording.name, "", "recording", verdict, str(error))]
     except KvmarchError as error:
         raise RecordingError(f"{recording.name}: {error}") from None
     if inferred:

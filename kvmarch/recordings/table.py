@@ -24,7 +24,7 @@ def conform_table(
         are none.
     :param everything: list also what agrees.
     :returns: one row per thing that was compared or could not be; notes count them.
-        The status is 1 if something differs.
+        The status is 1 if something differs, 2 if an architecture's code fails.
     """
     findings: list[Finding] = []
     notes: list[str] = []
@@ -69,6 +69,8 @@ def conform_table(
             )
     if any(finding.verdict == "differ" for finding in findings):
         table.status = 1
+    if any(finding.verdict == "error" for finding in findings):
+        table.status = 2
     return table
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from kvmarch.cli.shared import settings_of, words, write_whole
+from kvmarch.cli.shared import settings_of, words
 from kvmarch.errors import KvmarchError
+from kvmarch.report.files import write_whole
 
 
 def test_output_goes_to_a_file(kvmarch, tmp_path):

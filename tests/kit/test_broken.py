@@ -83,6 +83,20 @@ def test_who_does_not_mean_the_broken_one_is_not_concerned(written):
     assert ran.returncode == 0, ran.stderr
 
 
+def test_a_command_that_only_looks_names_the_hook(written):
+    demo = written()
+    break_it(demo, "formats.py", "        shift = PAGE_SHIFT", "        shift = 1 // 0")
+    image = demo.folder / "image"
+    image.write_bytes(bytes(4096))
+    ran = demo.run("kvmarch", "walk", str(image), "-a", "demo", "--root", "0")
+
+    assert ran.returncode == 2
+    assert ran.stderr == (
+        "kvmarch: plugin demo: hook kvmarch_walk raised ZeroDivisionError: integer "
+        "division or modulo by zero\n"
+    )
+
+
 def test_a_check_names_what_fails(written):
     demo = written()
     break_it(demo, "notifiers.py", "young = False", 'young = "no"')
