@@ -122,7 +122,9 @@ def _compared(job: Job, plugins: Plugins) -> dict[str, Any]:
             "mmu": row["mmu"],
             "note": row["note"],
             "values": None if row["mmu"] is None else [row[name] for name in kept],
-            "expected": list(_expected(scenario, row, choose, kept)),
+            "expected": list(
+                _expected(scenario, row, choose, kept, plugins.get(row["arch"]))
+            ),
         }
         for row in table.rows
     ]
@@ -144,14 +146,18 @@ def _compared(job: Job, plugins: Plugins) -> dict[str, Any]:
 
 
 def _expected(
-    scenario: Scenario, row: Mapping[str, Any], choose: Choose, kept: Mapping[str, int]
+    scenario: Scenario,
+    row: Mapping[str, Any],
+    choose: Choose,
+    kept: Mapping[str, int],
+    arch: Loaded,
 ) -> Iterator[list[Any]]:
     """Yield column, value that was expected, whether it is so, and why."""
     if row["mmu"] is None:
         return
     release = find_release(row["kernel"])
     for expect in scenario.expects:
-        if meant(expect, row, release, choose):
+        if meant(expect, row, release, choose, arch):
             for name, value in expect.values.items():
                 yield [kept[name], value, row[name] == value, expect.because]
 

@@ -244,13 +244,13 @@ def meant(
     row: Mapping[str, Any],
     release: Release,
     choose: Choose,
-    arch: Loaded | None = None,
+    arch: Loaded,
 ) -> bool:
     """Return whether an expectation speaks of a row of the comparison.
 
     :param arch: the row's, for the rules of the contract from which it deviates.
     """
-    if expect.keeps and arch and not arch.keeps(expect.keeps, release, row["mmu"]):
+    if expect.keeps and not arch.keeps(expect.keeps, release, row["mmu"]):
         return False
     return (
         expect.arch in {"", row["arch"]}
