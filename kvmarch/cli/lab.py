@@ -54,7 +54,7 @@ _BOOT: tuple[Callable[[Any], Any], ...] = (
         "--ram",
         "mib",
         type=click.IntRange(128, 1 << 16),
-        default=512,
+        default=256,
         show_default=True,
         metavar="MIB",
         help="The machine's memory.",

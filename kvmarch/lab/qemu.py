@@ -76,7 +76,7 @@ class Emulator:
         kernel: Path | bytes,
         initrd: bytes,
         *,
-        mib: int = 512,
+        mib: int = 256,
         append: str = "",
         limit: float = 60,
     ) -> None:

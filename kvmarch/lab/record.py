@@ -131,6 +131,10 @@ class Recorder:
                 look = session.do(line.text)
                 self._take(here, line, look)
         session.end()
+        if session.alarms:
+            last = self._stage("end")
+            last["kernel_log"] = list(session.alarms)
+            session.alarms.clear()
         self.complete = True
 
     def document(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ __all__ = ["Config", "Session", "booted", "machine_of"]
 
 import contextlib
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -30,6 +31,14 @@ from kvmarch.walk.path import Walker, entry_order
 _LEFT = re.compile(r" rc=0 exit=[56]\b(?: mmio=([0-9a-f]+))?")
 _ALARM = re.compile(r"\b(WARNING|BUG|Oops|Internal error|protection fault)\b")
 """What the kernel logs when it finds itself wrong; its other complaints are remarks."""
+_PARTS = {
+    "kvm": "/dev/kvm: no KVM, or no module for it",
+    "ksm": "KSM; CONFIG_KSM is needed",
+}
+REMARKS = 100
+"""Remarks that are kept."""
+SAID = 3
+"""Remarks that an error repeats."""
 BOOT = 3
 """How many times longer than a step a boot may take."""
 
@@ -50,7 +59,7 @@ class Config:
     arguments: Mapping[str, str] = field(default_factory=dict)
     append: str = ""
     cpu: str = ""
-    mib: int = 512
+    mib: int = 256
     limit: float = 60
     observe: bool = True
     trace: bool = True
@@ -105,7 +114,10 @@ class Session:
         self.machine = ""
         self.kernel = ""
         self.page_size = 0
-        self.remarks: list[str] = []
+        self.remarks: deque[str] = deque(maxlen=REMARKS)
+        """What was said last that is no answer, of a step that failed for instance."""
+        self.alarms: list[str] = []
+        """What the kernel has logged of itself being wrong, since the last look."""
         self.traces: list[str] = []
         """The trace events that are switched on."""
         self.touched = False
@@ -116,12 +128,14 @@ class Session:
         """What the last look found of the VM's tables."""
         self._config = config
         self._emulator = emulator
+        self._missing: dict[str, str] = {}
         self._hvas: dict[int, tuple[int, int]] = {}
         self._board: Board | None = None
         self._alive = False
         self._hear(emulator.answers(config.limit * BOOT))
         if not self.kernel:
             raise LabError("the program in the kernel did not say who it is")
+        self._need("kvm")
         for parameter in [f"{m}.{a}" for m, a in config.arguments.items()]:
             name, _, value = parameter.partition("=")
             self.parameters.setdefault(name.replace("-", "_"), value)
@@ -175,8 +189,11 @@ class Session:
 
     def begin(self, setup: Setup) -> None:
         """Make a new VM in a new process."""
+        if any(row.mergeable for row in setup.memories):
+            self._need("ksm")
         self._board = Board(setup, self.page_size)
         self._hvas.clear()
+        self.seen = Seen(None, "", ())
         if self._observer is not None:
             self._observer.forget()
         self._alive = True
@@ -195,6 +212,8 @@ class Session:
         if board is None:
             raise LabError(f"{line!r}: no VM; begin one first")
         checked = line_of(line, board.rows, board.setup.vcpus)
+        if checked.verb == "ksm_merge":
+            self._need("ksm")
         order = board.order(checked)
         said: list[tuple[str, str]] = []
         ends = checked.verb in {"exit_mm", "vm_destroy"}
@@ -261,15 +280,28 @@ class Session:
                 self._hvas[at] = hva, hva + pages * self.page_size
             elif letter == "X":
                 self._alive = False
-            elif letter == "#" or (letter == "W" and not _ALARM.search(text)):
+            elif letter == "W" and _ALARM.search(text):
+                self.alarms.append(text)
+            elif letter in {"#", "W"}:
                 self.remarks.append(text)
             elif letter == "!":
-                raise LabError(_missing(words[0], " ".join(words[1:]), self.kernel))
+                self._missing[words[0]] = " ".join(words[1:])
+
+    def _need(self, what: str) -> None:
+        """Refuse what the kernel has not.
+
+        :raises LabError: it has not.
+        """
+        if what in self._missing:
+            raise LabError(
+                f"kernel {self.kernel} has no {_PARTS[what]} ({self._missing[what]})"
+            )
 
     def _died(self) -> None:
         self._board = None
+        said = [*self.alarms, *self.remarks][-SAID:]
         raise LabError(
-            "the process with the VM died: " + ("; ".join(self.remarks[-3:]) or "why?")
+            "the process with the VM died" + (": " if said else "") + "; ".join(said)
         )
 
     # -- looking -----------------------------------------------------------------------
@@ -298,13 +330,15 @@ class Session:
                 self.seen = self._observer.look(Known(known, touched))
             if self.seen.root is not None:
                 self.method = self.seen.method
+        alarms = tuple(self.alarms)
+        self.alarms.clear()
         return Look(
             answers,
             self.seen.leaves,
             self.seen.root is not None or self._seen_none(),
             frames,
             tuple(self._events(said)),
-            tuple(t for letter, t in said if letter == "W" and _ALARM.search(t)),
+            alarms,
             counters,
         )
 
@@ -343,9 +377,3 @@ class Session:
                     yield event
             elif letter == "M":
                 yield Event("", "", "", int(text, 16))
-
-
-def _missing(what: str, why: str, kernel: str) -> str:
-    if what == "kvm":
-        return f"kernel {kernel} has no /dev/kvm ({why}): no KVM, or no module for it"
-    return f"kernel {kernel} has no KSM ({why}); CONFIG_KSM is needed"

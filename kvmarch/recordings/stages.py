@@ -91,6 +91,9 @@ class Comparison:
     def findings(self) -> Iterator[Finding]:
         """Yield what each stage shows, in the recording's order."""
         for stage in self.recording.stages:
+            if stage.kernel_log:
+                lines = f"{len(stage.kernel_log)} warnings: {stage.kernel_log[0]}"
+                yield self.row(stage, "kernel log", "differ", lines)
             known_mark, known_look = stage.name in self.marked, stage.name in self.looks
             if not known_mark and not known_look:
                 yield self.row(
@@ -101,9 +104,6 @@ class Comparison:
                 yield from self.entries(stage)
             if stage.survey is not None:
                 yield from self.survey(stage, stage.survey)
-            if stage.kernel_log:
-                lines = f"{len(stage.kernel_log)} warnings: {stage.kernel_log[0]}"
-                yield self.row(stage, "kernel log", "differ", lines)
             if known_mark:
                 yield self.notifier_events(stage)
                 yield from self.calls(stage)
