@@ -282,6 +282,16 @@ s390_link_shared = Choice("s390_link_shared", "how a page that is held is linked
 s390_link_shared.add(_gmap_fault)
 
 
+@op(name="why not?")
+def _is_forbidden(vm: Vm, vpn: int, write: bool) -> bool:
+    """Return whether the user's memory forbids an access (-EFAULT), not the lack of it.
+
+    Without memory KVM_RUN fails (-ENOMEM).
+    """
+    vma = vm.mm.find_vma(vpn << vm.page_shift)
+    return vma is None or (write and not vma.write)
+
+
 async def page_fault(vcpu: Vcpu, gfn: int, access: str, why: str) -> FaultResult:
     """Handle an interruption of SIE: the guest gets one where there is no memory.
 
@@ -293,8 +303,12 @@ async def page_fault(vcpu: Vcpu, gfn: int, access: str, why: str) -> FaultResult
     vpn = await _user_page(vm, gfn)
     if vpn < 0:
         return "exception"
-    mapped = await vm.k.s390_gmap_fault(vcpu, gfn, vpn, access == "write")
-    return "guest" if mapped else "exception"
+    write = access == "write"
+    mapped = await vm.k.s390_gmap_fault(vcpu, gfn, vpn, write)
+    if mapped:
+        return "guest"
+    forbidden = await _is_forbidden(vm, vpn, write)
+    return "exception" if forbidden else "error"
 
 
 # -------------------------------------------------------------------------
