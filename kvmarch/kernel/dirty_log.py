@@ -6,7 +6,7 @@ virt/kvm/kvm_main.c; generic facts 2.12.
 
 __all__ = ["CHOICES", "clear_dirty_log", "get_dirty_log", "take_dirty_log_protect"]
 
-from errno import EINVAL, ENOENT
+from errno import EINVAL, ENOENT, ENOTTY
 from typing import Any
 
 from kvmarch.changes import Choice
@@ -174,8 +174,11 @@ async def clear_dirty_log(
     :param num_pages: a multiple of 64, unless the range reaches the slot's end; until
         v5.2 a multiple of 64 even then.
     :param bits: which of them, as a number; bit 0 is ``first_page``.
-    :returns: 0 or an errno.
+    :returns: 0 or an errno; ENOTTY where an architecture harvests by itself, for there
+        is no such call then (CONFIG_KVM_GENERIC_DIRTYLOG_READ_PROTECT).
     """
+    if not vm.k.generic_dirty_log:
+        return ENOTTY
     if first_page % WORD:
         return EINVAL
     async with vm.slots_lock.write():

@@ -161,15 +161,20 @@ def dirty_clear(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     )
 
 
-@verb("Turn KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 on.", initially_set="?word:yes|no")
+@verb(
+    "Turn KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 on, where there is KVM_CLEAR_DIRTY_LOG.",
+    initially_set="?word:yes|no",
+)
 async def manual_protect(c: Context, args: Mapping[str, Any]) -> None:
     await _set_manual(c, args.get("initially_set") == "yes")
 
 
 @op(name="enable manual protect")
 def _set_manual(c: Context, initially_set: bool) -> None:
-    c.machine.vm.manual_protect = True
-    c.machine.vm.initially_set = initially_set
+    vm = c.machine.vm
+    if vm.k.generic_dirty_log:
+        vm.manual_protect = True
+        vm.initially_set = initially_set
 
 
 # -- host memory -------------------------------------------------------------------

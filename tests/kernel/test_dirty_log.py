@@ -1,6 +1,6 @@
 """KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG (generic facts 2.12)."""
 
-from errno import EINVAL, ENOENT
+from errno import EINVAL, ENOENT, ENOTTY
 
 import pytest
 
@@ -244,3 +244,11 @@ def test_a_range_that_begins_badly_is_refused_before_its_slot_is_found(bench):
     one = bench()
     assert one.do(clear_dirty_log(one.vm, 9, 1, 1, 1)) == EINVAL
     assert one.do(clear_dirty_log(one.vm, 9, 64, 1, 1)) == ENOENT
+
+
+def test_there_is_no_clearing_where_an_architecture_harvests_by_itself(bench):
+    one = bench(replaced={"generic_dirty_log": False})
+    one.slot(flags=LOG_DIRTY_PAGES)
+
+    assert clear(one, 0, 16) == ENOTTY
+    assert clear(one, 1, 16, slot=9) == ENOTTY

@@ -311,8 +311,9 @@ class _Generator:
             flags = rng.choice(_WRONG_FLAGS)
             return self.make(key, slot._replace(flags=f"{flags:#x}"))
         if how == 2:
-            pages = rng.choice((1 << 31, (1 << 31) - 1, 1 << 40, (1 << 52) - 1))
-            return self.make(key, slot._replace(pages=pages, gfn=(1 << 52) - 4))
+            end = (1 << 64) // size
+            pages = rng.choice((1 << 31, (1 << 31) - 1, 1 << 40, end - 1))
+            return self.make(key, slot._replace(pages=pages, gfn=end - 4))
         if how == 3:
             gpa = slot.gfn * size + rng.choice((1, 8, size // 2, size - 1))
             args = {"id": key[1], "memory": slot.memory, "gpa": f"{gpa:#x}"}
