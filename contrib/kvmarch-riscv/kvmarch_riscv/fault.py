@@ -195,9 +195,9 @@ def _find_vma(vcpu: Vcpu, slot: Memslot, gfn: int, logging: bool) -> Any:
     """
     vm = vcpu.vm
     arch: RiscvVm = vm.arch
-    vcpu.arch.mmu_page_cache = max(vcpu.arch.mmu_page_cache, arch.levels)
     if vm.mm.mmap_lock.writer is not None:
         return BLOCKED
+    vcpu.arch.mmu_page_cache = max(vcpu.arch.mmu_page_cache, arch.levels)
     vma = vm.mm.find_vma(slot.hva(gfn, vm.page_shift))
     if vma is None:
         return Known(-1, 0)
@@ -237,7 +237,7 @@ def _map(
     if mmu_invalidate_retry.fn(vm, known.seq):
         return 0, not vm.k.riscv_retry_unused
     logging = slot.logs_dirty and not slot.readonly
-    level, pfn, at = (1, found.pfn, gfn) if known.pages > 1 else (0, found.pfn, gfn)
+    level, pfn, at = int(known.pages > 1), found.pfn, gfn
     if not level:
         level, pfn = _adjust(vm, slot, gfn, pfn, logging)
         if level and vm.k.riscv_adjusts_gpa:

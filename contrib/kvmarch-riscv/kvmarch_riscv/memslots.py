@@ -62,7 +62,6 @@ def prepare_memory_region(
         return 0
     start, end = new.userspace_addr, new.hva(new.end_gfn, vm.page_shift)
     met = (vma for vma in vm.mm.vmas if vma.start < end and start < vma.end)
-    # Simplified: the kernel's walk ends at the first hole as it ends here at none.
     return 0 if all(vma.write for vma in met) else errno.EPERM
 
 

@@ -16,7 +16,7 @@ from kvmarch import Choice, Flush, Memslot, Table, Vm, kvm_flush_remote_tlbs_ran
 
 from kvmarch_riscv.geometry import ENTRIES, level_pages
 from kvmarch_riscv.hfence import hfence_gvma_vmid_gpa
-from kvmarch_riscv.pte import W, is_leaf
+from kvmarch_riscv.pte import is_leaf, wrprotect
 from kvmarch_riscv.walk import get_leaf
 
 # -------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def _protect(vm: Vm, met: Met) -> bool:
     :Kernel: kvm_riscv_gstage_op_pte() with GSTAGE_OP_WP
     """
     old = met.table.get(met.place)
-    new = old & ~W
+    new = wrprotect(old)
     met.table.set(met.place, new)
     if vm.k.riscv_flushes_once:
         return old != new

@@ -7,11 +7,10 @@ __all__ = ["RiscvVcpu", "RiscvVm"]
 
 from typing import TYPE_CHECKING
 
-from kvmarch import Match, Part, Vm
+from kvmarch import Part, Vm
 
 from kvmarch_riscv.cpus import Cpus
 from kvmarch_riscv.geometry import INDEX_BITS, MODES, ROOT_ENTRIES, Mode
-from kvmarch_riscv.pte import RWX, A
 from kvmarch_riscv.vmid import Vmids
 
 if TYPE_CHECKING:
@@ -38,8 +37,6 @@ class RiscvVm(Part):
         self.adue = bool(options["adue"])
         self.svvptc = bool(options["svvptc"])
         self.eager_split = bool(options["eager_split"])
-        self.leaf = Match(RWX & -RWX)
-        self.young = Match(RWX & -RWX | A)
         root = vm.tables.alloc(ROOT_ENTRIES, self.levels - 1, 0)
         self.pgd: int | None = root.pa
         self.vmid = 0

@@ -22,6 +22,7 @@ from kvmarch import (
 )
 
 from kvmarch_riscv.cpus import sanitize
+from kvmarch_riscv.geometry import PAGE_SHIFT, Hgatp
 
 if TYPE_CHECKING:
     from kvmarch_riscv.state import RiscvVm
@@ -175,7 +176,11 @@ def update(vcpu: Vcpu) -> None:
 
     :Kernel: kvm_riscv_mmu_update_hgatp()
     """
-    vcpu.arch.hgatp_vmid = vcpu.vm.arch.vmid
+    arch: RiscvVm = vcpu.vm.arch
+    vcpu.arch.hgatp_vmid = arch.vmid
+    root = (arch.pgd or 0) >> PAGE_SHIFT
+    hgatp = Hgatp.pack(mode=arch.mode.number, vmid=arch.vmid, ppn=root)
+    vcpu.vm.world.note("hgatp", vcpu=vcpu.name, value=hgatp)
 
 
 CHOICES = (begin_turn,)

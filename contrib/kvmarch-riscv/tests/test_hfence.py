@@ -4,6 +4,7 @@ import pytest
 from kvmarch import Translation
 
 from kvmarch_riscv.cpus import VERBS
+from kvmarch_riscv.geometry import Hgatp, HgatpMode
 from kvmarch_riscv.hfence import (
     FLUSH,
     HFENCE,
@@ -233,3 +234,14 @@ def test_a_cpu_is_taken_by_one_vcpu(kvmarch_boot):
     moving.end()
 
     assert [vcpu.arch.cpu for vcpu in kvm.vm.vcpus] == [1, 2]
+
+
+@riscv
+def test_the_register_names_mode_vmid_and_root(kvm):
+    kvm.access(1)
+
+    (event,) = kvm.named("hgatp")
+    fields = Hgatp.unpack(event["value"])
+    assert fields["mode"] == HgatpMode.SV57X4
+    assert (fields["vmid"], fields["ppn"] << 12) == (1, kvm.vm.arch.pgd)
+    assert fields["ppn"] % 4 == 0
