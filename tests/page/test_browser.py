@@ -336,3 +336,14 @@ def test_a_field_that_has_the_focus_says_what_it_means(formats):
     assert field.text.split("=")[0].split()[-1] in told
     formats.press("arrow_right")
     assert formats.shown("#formats-list .detail")[0] != told
+
+
+def test_bits_that_are_alike_in_both_are_drawn_once(formats):
+    formats.choose("#formats-arch", "x86")
+
+    for kind in formats.all("#formats-list .kind"):
+        releases = [r.text for r in kind.find_elements("css selector", ".release")]
+        marked = kind.find_elements("css selector", ".bits:not(.same):not(.none)")
+        only = kind.find_elements("css selector", ".badge")
+        assert bool(marked) == bool({"v5.4", "v6.12"} <= set(releases))
+        assert not (marked and only)

@@ -98,12 +98,35 @@ function bitsPerRow() {
   return matchMedia("(max-width: 700px)").matches ? 16 : 32;
 }
 
+/** What a diagram shows of a kind: the fields of each release that has it. A kind that
+    only one of them has is shown as it is; that all of it is new goes without saying. */
+function sidesOf(group, names) {
+  const sides = [
+    [names[0], group.before],
+    [names[1], group.after],
+  ].filter(([, format]) => format !== null);
+  if (sides.length === 2 && group.before === group.after) {
+    return [[names[0] === names[1] ? names[0] : "both", fieldsOf(group.before)]];
+  }
+  return sides.map(([name, format]) => [name, fieldsOf(format)]);
+}
+
+/** Whether the bits from high to low are the same in both. */
+function sameBits([before, after], states, high, low) {
+  const runs = [before, after].map((fields) => bitRuns(fields, high, low));
+  const sign = (run) => `${run.high} ${run.low} ${run.field && run.field.name}`;
+  return (
+    runs[0].map(sign).join() === runs[1].map(sign).join() &&
+    runs[0].every(({ field }) => !field || states.get(field.name) === "same")
+  );
+}
+
 function diagram(group, names, first) {
-  const fields = [fieldsOf(group.before), fieldsOf(group.after)];
+  const sides = sidesOf(group, names);
+  const fields = sides.length === 2 ? sides.map(([, inside]) => inside) : [sides[0][1], sides[0][1]];
   const states = fieldStates(...fields);
   const number = group.after === null ? group.before : group.after;
   const width = DATA.formats.formats[number].width;
-  const same = group.before === group.after;
   const told = make("p", { class: "detail" }, first ? "Point at a field, or move to it, to read what it means." : "");
   const tell = (release, field, state) =>
     told.replaceChildren(
@@ -117,16 +140,15 @@ function diagram(group, names, first) {
   for (let high = width - 1; high >= 0; high -= step) {
     const low = Math.max(high - step + 1, 0);
     box.append(make("div", {}), ruler(high, low));
-    const shown = same ? [[names[0] === names[1] ? names[0] : "both", fields[0]]] : [[names[0], fields[0]], [names[1], fields[1]]];
-    for (const [release, inside] of shown) {
-      if (!inside.length) continue;
+    const alike = sides.length === 2 && sameBits(fields, states, high, low);
+    for (const [release, inside] of alike ? [["both", fields[1]]] : sides) {
       const [label, strip, buttons] = bitStrip(release, inside, states, high, low, tell);
       box.append(label, strip);
       if (buttons.length) rows.push(buttons);
     }
   }
   roving(box, rows);
-  return make("div", {}, box, told, fieldTable(fields, states, names, same));
+  return make("div", {}, box, told, fieldTable(fields, states, names, sides.length === 1));
 }
 
 /** The same as a table: for those who do not see the diagram, and for print. */
@@ -189,14 +211,15 @@ function drawFormats() {
   byId("formats-list").replaceChildren(
     ...shown.map((group, n) => {
       const levels = group.levels.sort((a, b) => b - a);
-      const only = group.before === null ? ` (only in ${names[1]})` : group.after === null ? ` (only in ${names[0]})` : "";
-      const states = fieldStates(fieldsOf(group.before), fieldsOf(group.after));
-      const count = [...states.values()].filter((state) => state !== "same").length;
-      const note = only || (count ? `: ${plural(count, "field")} differ${count === 1 ? "s" : ""}` : ": the same in both");
+      const only = group.before === null ? `+ only in ${names[1]}` : group.after === null ? `− only in ${names[0]}` : "";
+      const states = only ? [] : [...fieldStates(fieldsOf(group.before), fieldsOf(group.after)).values()];
+      const count = states.filter((state) => state !== "same").length;
+      const note = count ? `${plural(count, "field")} ${count === 1 ? "differs" : "differ"}` : "the same in both";
+      const badge = only ? make("span", { class: `badge ${group.before === null ? "added" : "removed"}` }, only) : null;
       return make(
         "article",
-        { class: count ? "kind differs" : "kind" },
-        make("h3", {}, group.kind, make("span", { class: "title" }, ` level${levels.length > 1 ? "s" : ""} ${levels.join(", ")}${note}`)),
+        { class: "kind" },
+        make("h3", {}, group.kind, make("span", { class: "title" }, ` level${levels.length > 1 ? "s" : ""} ${levels.join(", ")}${only ? "" : `: ${note}`}`), badge),
         diagram(group, names, n === 0),
       );
     }),
