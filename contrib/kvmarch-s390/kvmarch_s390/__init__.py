@@ -26,7 +26,7 @@ from kvmarch import (
     op,
 )
 
-from kvmarch_s390 import kinds, own, shared, slots, tables
+from kvmarch_s390 import kinds, own, prefix, shared, slots, tables
 from kvmarch_s390.changes import CHANGES
 from kvmarch_s390.geometry import ROOTS, entries, pages
 
@@ -57,6 +57,10 @@ def kvmarch_arch() -> ArchInfo:
                 "2 GiB, 8 PiB, more",
             ),
             "huge": Option((True, False), "whether 1 MiB may be mapped (v7.0 on)"),
+            "prefix": Option(
+                (False, True),
+                "whether vCPUs have prefix pages: two each, from gfn 0 on",
+            ),
             "align": Option(
                 (False, True),
                 "whether memslots are refused that are not aligned to 1 MiB, as they "
@@ -156,6 +160,12 @@ OPERATIONS = (
         "what hardware makes of an access",
         over=shared.translate,
         with_own=tables.translate,
+    ),
+    _by_tables(
+        "s390_prefix_guarded",
+        "whether a page of a prefix may be written and is marked",
+        over=shared.prefix_guarded,
+        with_own=own.prefix_guarded,
     ),
     _by_tables(
         "page_fault",
@@ -275,6 +285,10 @@ def kvmarch_tlb_tag(vcpu: Vcpu) -> int:
     """Return the ASCE of the guest."""
     asce: int = vcpu.vm.arch.asce
     return asce
+
+
+kvmarch_vcpu_load = hookimpl(prefix.vcpu_load)
+kvmarch_vcpu_reload = hookimpl(prefix.vcpu_reload)
 
 
 @hookimpl

@@ -28,17 +28,38 @@ from kvmarch import (
 
 from kvmarch_s390 import dat
 from kvmarch_s390.geometry import PAGE, SEGMENT, entries, pages
+from kvmarch_s390.prefix import is_prefix
 from kvmarch_s390.region import table_entry
 from kvmarch_s390.tables import (
     Spot,
     drop,
     exchange,
     for_each_present,
+    is_marked,
     leads_on,
     lookup,
     mark_folio,
+    mark_prefix,
     pfn_of,
 )
+
+
+def prefix_guarded(vm: Vm, gfn: int, mark: bool) -> bool:
+    """Look at KVM's own entry and its mark.
+
+    Simplified: a prefix outside of memory is none; KVM_RUN would fail.
+    """
+    spot = lookup(vm, gfn)
+    if spot.entry == dat.token(spot.level, hole=True):
+        return True
+    usable = not spot.entry & (dat.masks(spot.level)[0] | dat.OwnPte.p.mask)
+    if not spot.present or not usable:
+        return False
+    if mark:
+        mark_prefix(vm, spot)
+        spot = lookup(vm, gfn)
+    return is_marked(vm, spot)
+
 
 AGAIN = -11
 """-EAGAIN: somebody was quicker."""
@@ -220,11 +241,31 @@ def unmap_gfn_range(
         drop(vm, spot)
 
 
+def is_left_alone(vm: Vm, spot: Spot) -> bool:
+    """Return whether aging and the dirty log pass over an entry.
+
+    It holds a prefix page of a vCPU that is in SIE.
+    """
+    return is_marked(vm, spot) and any(
+        is_prefix(vm, gfn) for gfn in range(spot.first, spot.first + pages(spot.level))
+    )
+
+
+@op(name="any prefix page?")
+def _any_left_alone(vm: Vm, start: int, end: int) -> bool:
+    """Return whether a range has a page that is passed over, which counts as young."""
+    return vm.arch.prefix and any(
+        is_left_alone(vm, spot) for spot in for_each_present(vm, start, end)
+    )
+
+
 @op(name="read entry")
 def _next_young(vm: Vm, start: int, end: int) -> Spot | None:
     """Return a copy of the next entry that is young or valid."""
     for spot in for_each_present(vm, start, end):
         invalid, young, _d, _w = dat.masks(spot.level)
+        if is_left_alone(vm, spot):
+            continue
         if spot.entry & young or not spot.entry & invalid:
             return spot
     return None
@@ -250,14 +291,14 @@ async def age_gfn(vm: Vm, slot: Memslot, start: int, end: int) -> bool:
     :Kernel: kvm_age_gfn(), gmap_age_gfn().
     :Locking: none is held; takes mmu_lock for read.
     """
-    young = False
     async with vm.mmu_lock.read():
+        young = await _any_left_alone(vm, start, end)
         spot = await _next_young(vm, start, end)
         while spot is not None:
             young = young or bool(spot.entry & dat.masks(spot.level)[1])
             await _clear_young(vm, spot)
             spot = await _next_young(vm, spot.first + pages(spot.level), end)
-    return young
+    return bool(young)
 
 
 @op(name="any young?")
@@ -295,7 +336,8 @@ def _sync_next(vm: Vm, slot: Memslot, gfn: int) -> int:
     for spot in for_each_present(vm, gfn, slot.end_gfn):
         if not dat.needs_log(spot.entry):
             continue
-        exchange(vm, spot, dat.sync(spot.entry))
+        if not is_left_alone(vm, spot):
+            exchange(vm, spot, dat.sync(spot.entry))
         end = min(spot.first + pages(spot.level), slot.end_gfn)
         for number in range(max(spot.first, gfn), end):
             vm.mark_page_dirty(slot, number)

@@ -6,8 +6,8 @@ there is nothing to unmap and nobody to notify: what the host does to its entry 
 guest meets at once, and the IPTE with which it does so drops the guest's translation.
 
 PGSTEs lie beside the host's entries. Of them the model keeps UC, which survives an
-unmap. Simplified: prefix pages and nested guests, for which IN and VSIE are, have no
-place here.
+unmap, and IN, which guards prefix pages. Simplified: nested guests, for which VSIE is,
+have no place here.
 """
 
 __all__ = ["CHOICES", "SharedVm", "vm_create"]
@@ -35,6 +35,7 @@ from kvmarch import (
 from kvmarch_s390.geometry import PAGE, SEGMENT, entries, index, pages
 from kvmarch_s390.host_pte import gmap_segment, host_page, invalid_region
 from kvmarch_s390.limits import prepare_slot
+from kvmarch_s390.prefix import release
 from kvmarch_s390.region import PgsteEarly, PgsteMoved, asce_of, table_entry
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ class SharedVm(Part):
 
     ``regions`` says which pages of the user are which of the guest: first gfn, pages,
     first page of the user (gmap->guest_to_host and host_to_guest, by page where the
-    kernel has 1 MiB). ``pgstes`` and ``protected`` are by page of the user: PGSTEs that
-    are not 0, and entries in which the dirty log has set P.
+    kernel has 1 MiB). ``pgstes`` and ``protected`` are by page of the user: PGSTEs, and
+    entries in which the dirty log has set P.
 
     :param root: physical address of the root; 0 once it is freed.
     """
@@ -78,6 +79,8 @@ class SharedVm(Part):
         self.gfns = gfns
         self.strict: bool = vm.options["align"]
         self.user_dirty: int = vm.k.s390_user_dirty
+        self.notify: int = vm.k.s390_notify
+        self.prefix: bool = vm.options["prefix"]
         table = vm.tables.alloc(entries(level), level, 0, empty=invalid_region(level))
         self.root = table.pa
         self.asce = asce_of(level, table.pa)
@@ -111,6 +114,10 @@ def vm_create(vm: Vm, level: int, gfns: int) -> SharedVm:
 s390_user_dirty = Choice("s390_user_dirty", "which bit of a PGSTE says written")
 s390_user_dirty.add(PgsteEarly.uc.mask)
 s390_user_dirty.add(PgsteMoved.uc.mask, "s390-faultin-pfn")
+
+s390_notify = Choice("s390_notify", "which bit of a PGSTE asks for notification")
+s390_notify.add(PgsteEarly.notify.mask)
+s390_notify.add(PgsteMoved.notify.mask, "s390-faultin-pfn")
 
 # -------------------------------------------------------------------------
 # Walks
@@ -189,6 +196,39 @@ def translate(vcpu: Vcpu, gfn: int, access: str) -> Translation | str:
 # -------------------------------------------------------------------------
 
 
+def _notify(vm: Vm, vpn: int) -> None:
+    """Tell of a change what a PGSTE with IN asks to be told of, once.
+
+    :Kernel: pgste_pte_notify(), kvm_gmap_notifier().
+    """
+    arch: SharedVm = vm.arch
+    pgste = arch.pgstes.get(vpn, 0)
+    if pgste & arch.notify:
+        arch.pgstes[vpn] = pgste & ~arch.notify
+        for start, end in arch.gfns_of(vpn, 1):
+            release(vm, start, end)
+
+
+def prefix_guarded(vm: Vm, gfn: int, mark: bool) -> bool:
+    """Look at the host's entry, and at IN in its PGSTE.
+
+    Simplified: a prefix outside of memory is none; KVM_RUN would fail.
+    """
+    arch: SharedVm = vm.arch
+    vpn = arch.vpn_of(gfn)
+    if vpn < 0:
+        return True
+    table, _at, entry = _walk(vm, gfn)
+    host = vm.mm.pte(vpn)
+    usable = host & _USABLE == _USABLE and host & _MAY_WRITE == _MAY_WRITE
+    if not usable or vpn in arch.protected or entry == invalid_region(table.level):
+        return False
+    pgste = arch.pgstes.get(vpn, 0)
+    if mark:
+        arch.pgstes[vpn] = pgste = pgste | arch.notify
+    return bool(pgste & arch.notify)
+
+
 def entry_changed(vm: Vm, vpn: int, count: int, old: int, new: int) -> None:
     """Do to the guest what changing a host entry does.
 
@@ -204,6 +244,8 @@ def entry_changed(vm: Vm, vpn: int, count: int, old: int, new: int) -> None:
     if old & _USABLE == _USABLE:
         for start, end in arch.gfns_of(vpn, count):
             invalidate_tlbs(vm, start, end, arch.asce)
+    for page in range(vpn, vpn + count):
+        _notify(vm, page)
     may_write = new & _P and new & _MAY_WRITE == _MAY_WRITE
     for page in range(vpn, vpn + count):
         # P goes with the next write fault, or with the page; pte_mkyoung() leaves it.
@@ -387,12 +429,10 @@ def _sync_next(vm: Vm, slot: Memslot, gfn: int) -> int:
         table, _at, entry = _walk(vm, number)
         if not pgste & arch.user_dirty or entry == invalid_region(table.level):
             continue
-        if pgste == arch.user_dirty:
-            del arch.pgstes[vpn]
-        else:
-            arch.pgstes[vpn] = pgste & ~arch.user_dirty
+        arch.pgstes[vpn] = pgste & ~arch.user_dirty
         host = vm.mm.pte(vpn)
         if host & _P:
+            _notify(vm, vpn)
             if host & HostPte.write.mask:
                 arch.protected.add(vpn)
             invalidate_tlbs(vm, number, number + 1, arch.asce)
@@ -440,4 +480,9 @@ async def no_path(*_what: Any) -> None:
     """Stand for an empty one: kvm_arch_flush_shadow_all(), _memslot()."""
 
 
-CHOICES = (s390_user_dirty, s390_gmap_fault, s390_link_shared)
+CHOICES = (
+    s390_user_dirty,
+    s390_notify,
+    s390_gmap_fault,
+    s390_link_shared,
+)

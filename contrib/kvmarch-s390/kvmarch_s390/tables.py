@@ -13,8 +13,10 @@ __all__ = [
     "entry_of",
     "exchange",
     "for_each_present",
+    "is_marked",
     "leaf_table",
     "lookup",
+    "mark_prefix",
     "translate",
     "vm_create",
 ]
@@ -26,9 +28,13 @@ from kvmarch import Part, Table, Translation, Vcpu, Vm, invalidate_tlbs
 
 from kvmarch_s390 import dat
 from kvmarch_s390.geometry import PAGE, entries, index, pages
+from kvmarch_s390.prefix import release
 from kvmarch_s390.region import Pgste, asce_of
 
 _ZERO = Pgste.zero.mask
+_NOTIF = Pgste.prefix_notif.mask
+_LARGE_NOTIF = dat.Large.prefix_notif.mask
+_PROTECTED = dat.OwnPte.p.mask
 
 
 class OwnVm(Part):
@@ -46,6 +52,7 @@ class OwnVm(Part):
         self.gfns = gfns
         self.strict: bool = vm.options["align"] and vm.k.s390_aligned_slots
         self.large: bool = vm.options["huge"]
+        self.prefix: bool = vm.options["prefix"]
         table = vm.tables.alloc(
             entries(level), level, 0, empty=dat.token(level, hole=True)
         )
@@ -183,6 +190,35 @@ def pfn_of(entry: int, level: int) -> int:
 # -------------------------------------------------------------------------
 
 
+def pgste_at(spot: Spot) -> int:
+    """Return the address of the PGSTE of a page's entry, behind its table."""
+    return spot.table.pa + (entries(PAGE) + spot.at) * 8
+
+
+def is_marked(vm: Vm, spot: Spot) -> bool:
+    """Return whether an entry holds a prefix page and says so."""
+    if spot.level == PAGE:
+        return bool(vm.arch.pgstes.get(pgste_at(spot), 0) & _NOTIF)
+    return spot.present and bool(spot.entry & _LARGE_NOTIF)
+
+
+def mark_prefix(vm: Vm, spot: Spot) -> None:
+    """Say of an entry that it holds a prefix page."""
+    if spot.level == PAGE:
+        where = pgste_at(spot)
+        vm.arch.pgstes[where] = vm.arch.pgstes.get(where, 0) | _NOTIF
+    else:
+        spot.table.set(spot.at, spot.entry | _LARGE_NOTIF)
+
+
+def _unmark(vm: Vm, spot: Spot, new: int) -> int:
+    """Take the mark away; return what is to be stored without it."""
+    if spot.level == PAGE:
+        vm.arch.pgstes[pgste_at(spot)] &= ~_NOTIF
+        return new
+    return new & ~_LARGE_NOTIF if dat.is_present(new, spot.level) else new
+
+
 def exchange(vm: Vm, spot: Spot, new: int) -> None:
     """Store an entry: by IPTE if hardware could use the old one.
 
@@ -196,6 +232,10 @@ def exchange(vm: Vm, spot: Spot, new: int) -> None:
     invalid, young, dirty, writable = dat.masks(level)
     soft = young | dirty | writable | dat.OwnPte.sd.mask
     size = pages(level)
+    usable = dat.is_present(new, level) and not new & (invalid | _PROTECTED)
+    if is_marked(vm, spot) and not usable:
+        new = _unmark(vm, spot, new)
+        release(vm, spot.first, spot.first + size)
     if spot.present and not old & invalid and (old ^ new) & ~soft:
         invalidate_tlbs(vm, spot.first, spot.first + size, vm.arch.asce)
     if (
@@ -205,7 +245,7 @@ def exchange(vm: Vm, spot: Spot, new: int) -> None:
     ):
         mark_folio(vm, pfn_of(new, level), "gmap_ptep_xchg")
     if level == PAGE:
-        where = table.pa + (entries(PAGE) + at) * 8
+        where = pgste_at(spot)
         pgste = vm.arch.pgstes.get(where, 0)
         if pgste & _ZERO:
             vm.arch.pgstes[where] = pgste & ~_ZERO
