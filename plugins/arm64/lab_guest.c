@@ -49,9 +49,11 @@ static int set(int vcpu, uint64_t id, uint64_t value)
 
 int guest_regs(int vcpu, uint64_t pc, uint64_t gpa)
 {
+	/* What is stored is another value each time, so that no two pages become equal. */
+	static uint8_t value;
 	/* EL1h, everything masked: an earlier exception leaves no trace. */
 	if (set(vcpu, CORE(regs.pstate), 0x3c5) || set(vcpu, CORE(regs.regs[0]), gpa) ||
-	    set(vcpu, CORE(regs.regs[1]), 0x5a) || set(vcpu, CORE(regs.regs[2]), LEAVE_GPA))
+	    set(vcpu, CORE(regs.regs[1]), ++value) || set(vcpu, CORE(regs.regs[2]), LEAVE_GPA))
 		return -1;
 	return set(vcpu, CORE(regs.pc), pc);
 }

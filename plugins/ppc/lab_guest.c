@@ -45,11 +45,13 @@ int guest_vcpu(int vm, int vcpu)
 
 int guest_regs(int vcpu, uint64_t pc, uint64_t gpa)
 {
+	/* What is stored is another value each time, so that no two pages become equal. */
+	static uint8_t value;
 	struct kvm_regs r;
 	if (ioctl(vcpu, KVM_GET_REGS, &r))
 		return -1;
 	r.pc = pc;
 	r.msr = 1ull << 63 | 1ull << 12 | 1; /* SF, ME, LE: translation is off */
-	r.gpr[3] = gpa, r.gpr[4] = LEAVE_GPA, r.gpr[5] = 0x5a;
+	r.gpr[3] = gpa, r.gpr[4] = LEAVE_GPA, r.gpr[5] = ++value;
 	return ioctl(vcpu, KVM_SET_REGS, &r);
 }

@@ -46,8 +46,10 @@ int guest_vcpu(int vm, int vcpu)
 
 int guest_regs(int vcpu, uint64_t pc, uint64_t gpa)
 {
+	/* What is stored is another value each time, so that no two pages become equal. */
+	static uint8_t value;
 	struct kvm_mp_state running = { .mp_state = KVM_MP_STATE_RUNNABLE };
-	struct kvm_regs r = { .rip = pc, .rbx = gpa, .rax = 0x5a, .rflags = 2 };
+	struct kvm_regs r = { .rip = pc, .rbx = gpa, .rax = ++value, .rflags = 2 };
 	/* Every vCPU but the first waits for an INIT, if there is an APIC. */
 	ioctl(vcpu, KVM_SET_MP_STATE, &running);
 	return ioctl(vcpu, KVM_SET_REGS, &r);

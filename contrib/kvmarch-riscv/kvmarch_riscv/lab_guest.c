@@ -32,8 +32,11 @@ int guest_vm(int vm)
 
 int guest_vcpu(int vm, int vcpu)
 {
-	(void)vm, (void)vcpu;
-	return 0;
+	struct kvm_mp_state running = { .mp_state = KVM_MP_STATE_RUNNABLE };
+
+	(void)vm;
+	/* Every vCPU but the first waits for another one to start it. */
+	return ioctl(vcpu, KVM_SET_MP_STATE, &running);
 }
 
 static int set(int vcpu, unsigned number, uint64_t value)
@@ -46,8 +49,11 @@ static int set(int vcpu, unsigned number, uint64_t value)
 
 int guest_regs(int vcpu, uint64_t pc, uint64_t gpa)
 {
+	/* What is stored is another value each time, so that no two pages become equal. */
+	static uint8_t value;
+
 	/* Number 0 is pc, the others are x1 and so on. */
-	if (set(vcpu, 10, gpa) || set(vcpu, 11, 0x5a) || set(vcpu, 12, LEAVE_GPA))
+	if (set(vcpu, 10, gpa) || set(vcpu, 11, ++value) || set(vcpu, 12, LEAVE_GPA))
 		return -1;
 	return set(vcpu, 0, pc);
 }
