@@ -59,6 +59,7 @@ def report(
     from kvmarch.explore.search import Bounds
     from kvmarch.page.collect import chosen_scenarios, collect
     from kvmarch.page.html import page
+    from kvmarch.report.files import write_whole
     from kvmarch.scenarios.cells import How
 
     began = time.monotonic()
@@ -89,12 +90,14 @@ def report(
     if output == "-":
         emit(text, None, collected.status)
         return
-    emit(text, output)
+    write_whole(Path(output), text)
     shown = len(collected.data["scenarios"])
     traces = len(collected.data["traces"])
-    size = Path(output).stat().st_size / 1e6
-    click.echo(
+    size = len(text.encode()) / 1e6
+    seconds = time.monotonic() - began
+    emit(
         f"{output}: {shown} scenarios, {traces} schedules, {size:.1f} MB, "
-        f"{time.monotonic() - began:.0f} s"
+        f"{seconds:.0f} s\n",
+        None,
+        collected.status,
     )
-    click.get_current_context().exit(collected.status)

@@ -2,6 +2,8 @@ import re
 
 import pytest
 
+from kvmarch.plugins import Plugins, Refused
+
 
 def test_a_page_is_written_and_summed_up(kvmarch, own, tmp_path):
     result = kvmarch("report", own(), "-k", "v6.1")
@@ -58,6 +60,16 @@ def test_wrong_input_is_one_line(kvmarch, arguments, said, tmp_path):
     assert said in result.stderr
     assert result.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_refused_plugin_is_named_and_the_page_is_written(loaded, kvmarch, own, toy):
+    loaded(Plugins([toy], [Refused("vax", "kvmarch-vax", "plugin vax: is no plugin")]))
+
+    result = kvmarch("report", own(), "-k", "v6.1")
+
+    assert result.exit_code == 2
+    assert result.stderr == "kvmarch: plugin vax: is no plugin\n"
+    assert result.stdout.startswith("report.html: 1 scenarios")
 
 
 def test_states_bound_each_search(kvmarch, tmp_path):
