@@ -155,8 +155,8 @@ def _link(vm: Vm, slot: Memslot, gfn: int, page: FaultIn, write: bool) -> int:
 
     :returns: 0 or -EAGAIN.
     """
-    spot = lookup(vm, gfn, _level(vm, slot, gfn, page.pfn))
     level = _level(vm, slot, gfn, page.pfn)
+    spot = lookup(vm, gfn, level)
     if leads_on(spot.entry, spot.level):
         # A table that is there decides for small leaves.
         level = PAGE
