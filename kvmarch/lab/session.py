@@ -35,6 +35,8 @@ _PARTS = {
     "kvm": "/dev/kvm: no KVM, or no module for it",
     "ksm": "KSM; CONFIG_KSM is needed",
 }
+LAST = ("exit_mm", "vm_destroy")
+"""Verbs that find nothing to do once the process has gone."""
 REMARKS = 100
 """Remarks that are kept."""
 SAID = 3
@@ -215,12 +217,16 @@ class Session:
         if checked.verb == "ksm_merge":
             self._need("ksm")
         order = board.order(checked)
-        said: list[tuple[str, str]] = []
-        ends = checked.verb in {"exit_mm", "vm_destroy"}
-        if order.command and (self._alive or not ends):
-            said = self._ask(order.command)
-            if not self._alive and checked.verb != "exit_mm":
-                self._died()
+        commands = []
+        ends = checked.verb == "exit_mm"
+        if order.command and (self._alive or checked.verb not in LAST):
+            commands.append(order.command)
+        if self._alive and not ends:
+            commands.append("frames")
+        alive = self._alive
+        said = self._ask(*commands)
+        if alive and not self._alive and not ends:
+            self._died()
         return self._look(board, order.gfn, said)
 
     def end(self) -> None:
@@ -256,9 +262,11 @@ class Session:
 
     # -- talking -----------------------------------------------------------------------
 
-    def _ask(self, command: str) -> list[tuple[str, str]]:
-        self._emulator.send(command)
-        said = self._emulator.answers()
+    def _ask(self, *commands: str) -> list[tuple[str, str]]:
+        """Give commands, all at once, and return all that is said."""
+        for command in commands:
+            self._emulator.send(command)
+        said = [line for _ in commands for line in self._emulator.answers()]
         self._hear(said)
         return said
 
@@ -311,13 +319,12 @@ class Session:
         board.settle(all(" rc=0" in text for text in answers))
         frames: dict[str, tuple[int, ...]] = {}
         counters: dict[str, int] = {}
-        if self._alive:
-            for letter, text in self._ask("frames"):
-                if letter == "F":
-                    name, pages = self._frames(board, text)
-                    frames[name] = pages
-                elif letter == "N":
-                    counters = read_counters(text)
+        for letter, text in said:
+            if letter == "F":
+                name, pages = self._frames(board, text)
+                frames[name] = pages
+            elif letter == "N":
+                counters = read_counters(text)
         # What the guest reached without a slot may have an entry all the same.
         if gfn >= 0:
             board.reached.add(gfn)

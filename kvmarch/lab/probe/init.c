@@ -42,16 +42,19 @@ static const char *const never[] = {
 
 static int read_line(char *line, size_t size)
 {
+	static char block[1 << 12];
+	static ssize_t have, at;
 	size_t n = 0;
 	for (;;) {
-		char c;
-		ssize_t got = read(console, &c, 1);
-		if (got != 1) {
-			if (got < 0 && errno == EINTR)
+		if (at == have) {
+			at = 0, have = read(console, block, sizeof block);
+			if (have <= 0) {
+				have = 0;
+				usleep(1000);
 				continue;
-			usleep(1000);
-			continue;
+			}
 		}
+		char c = block[at++];
 		if (c == '\n' || c == '\r')
 			break;
 		if (n < size - 1)
