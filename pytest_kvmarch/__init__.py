@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from kvmarch.plugins import Loaded, Plugins
+    from kvmarch.plugins import Plugins
     from kvmarch.testing.bench import Bench
     from kvmarch.testing.cases import Case
 
-_LOADED = pytest.StashKey["list[Loaded]"]()
+_LOADED = pytest.StashKey["Plugins"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,29 +59,16 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-def architectures(config: pytest.Config) -> list[Loaded]:
-    """Return what is installed, and what conftest.py files bring.
-
-    :raises pytest.UsageError: a plugin that the command line names was refused.
-    """
+def installed(config: pytest.Config) -> Plugins:
+    """Return the architectures: what is installed, and what conftest.py files bring."""
     if _LOADED not in config.stash:
         from kvmarch import plugins
 
         own = [a for row in config.hook.pytest_kvmarch_architectures() for a in row]
         found = plugins.load()
-        for name in config.getoption("--kvmarch-arch").split(","):
-            for refused in found.refused:
-                if refused.name == name:
-                    raise pytest.UsageError(refused.why)
-        config.stash[_LOADED] = [*found.loaded.values(), *own]
+        loaded = [*found.loaded.values(), *own]
+        config.stash[_LOADED] = plugins.Plugins(loaded, found.refused)
     return config.stash[_LOADED]
-
-
-def installed(config: pytest.Config) -> Plugins:
-    """Return what :func:`architectures` does, as commands take it."""
-    from kvmarch.plugins import Plugins
-
-    return Plugins(architectures(config), [])
 
 
 def pytest_collect_file(
@@ -107,7 +94,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     from kvmarch.errors import KvmarchError
     from kvmarch.testing.cases import Wanted, cases
 
-    there = architectures(metafunc.config)
+    there = installed(metafunc.config)
     marks = [dict(m.kwargs) for m in metafunc.definition.iter_markers("kvmarch")]
     try:
         wanted = Wanted.of([_of_command_line(metafunc.config, marks), *marks])

@@ -10,7 +10,7 @@ from kvmarch import plugins
 from kvmarch.blame import checked
 from kvmarch.changes import Kernel, Release, find_release, show_release
 from kvmarch.errors import KernelError, UnknownNameError
-from kvmarch.plugins import Loaded
+from kvmarch.plugins import Loaded, Plugins
 from kvmarch.scenarios.compare import Choose
 
 SOME: tuple[Release, ...] = (
@@ -123,18 +123,15 @@ class Case(NamedTuple):
         return self.arch.info.settle(self.release, dict(self.settings))
 
 
-def cases(wanted: Wanted, archs: Sequence[Loaded]) -> list[Case]:
+def cases(wanted: Wanted, there: Plugins) -> list[Case]:
     """Return every kernel that a test asks for.
 
-    :param archs: the architectures that are there.
+    :param there: the architectures that are there.
     :raises UnknownNameError: an architecture, release or option is not known.
+    :raises PluginError: the plugin of an architecture was refused.
     """
-    by_name = {arch.name: arch for arch in archs}
-    for name in wanted.arch:
-        if name not in by_name:
-            raise UnknownNameError("architecture", name, sorted(by_name))
-    chosen = [by_name[name] for name in wanted.arch or by_name]
-    _check_options(wanted.options, archs)
+    chosen = [there.get(name) for name in wanted.arch or there.loaded]
+    _check_options(wanted.options, list(there.loaded.values()))
     return [
         case
         for arch in chosen

@@ -106,3 +106,13 @@ def test_a_check_names_what_fails(written):
     assert "demo reaches tier 2" in ran.stdout
     said = " ".join(ran.stdout.split())
     assert "hook kvmarch_age_gfn returned str 'no', not True or False" in said
+
+
+def test_pytest_says_why_an_architecture_was_refused(written):
+    demo = written()
+    break_it(demo, "__init__.py", "KVMARCH_API = (1, ", "KVMARCH_API = (1, 9")
+    ran = demo.run("pytest", "-q", "tests/test_operations.py")
+
+    assert ran.returncode == 2
+    assert "plugin demo: wants API 1.9" in ran.stdout
+    assert "Traceback" not in ran.stdout + ran.stderr
