@@ -92,7 +92,11 @@ def run_contract(
                 f"plugin {name}: the contract suite ended with status "
                 f"{ended.returncode}: {_reason(report, ended.stderr)}"
             )
-        return list(map(_result, _cases_of(report)))
+        results = list(map(_result, _cases_of(report)))
+    if not results:
+        asked = releases.replace(",", ", ") or "that the suite tries"
+        raise PluginError(f"plugin {name}: there is none in the releases {asked}")
+    return results
 
 
 def _reason(report: Path, stderr: str) -> str:
@@ -147,8 +151,7 @@ def check_table(arch: Loaded, results: Sequence[Result]) -> Table:
         failed = [row for row in mine if row.why]
         missing = [name for name in needed if not _has(arch, name)]
         if missing or tier > arch.tier:
-            lacks = ", ".join(f"kvmarch_{name}" for name in missing)
-            status = f"not reached: {lacks or 'a lower tier'} is missing"
+            status = f"not reached: {_lacking(missing)}"
         elif failed:
             status = "not kept"
         elif not mine:
@@ -170,6 +173,14 @@ def check_table(arch: Loaded, results: Sequence[Result]) -> Table:
         table.notes.append(f"deviates: {row.rule}, {row.source}")
     table.notes.append(f"{arch.name} reaches tier {kept}")
     return table
+
+
+def _lacking(missing: Sequence[str]) -> str:
+    if not missing:
+        return "a lower tier is missing"
+    if len(missing) == 1:
+        return f"kvmarch_{missing[0]} is missing"
+    return f"kvmarch_{missing[0]} and {len(missing) - 1} more are missing"
 
 
 def _has(arch: Loaded, name: str) -> bool:

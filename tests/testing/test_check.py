@@ -54,6 +54,15 @@ def test_a_failure_is_told_once_with_its_first_kernel(toy):
     assert table.status == 1
 
 
+def test_several_hooks_that_are_missing_are_counted(toy_module):
+    arch = without(toy_module, *(f"kvmarch_{name}" for name in TIERS[3]))
+    table = check_table(arch, [row for row in rows() if row.tier <= 2])
+
+    assert table.rows[2]["status"] == (
+        "not reached: kvmarch_set_spte_gfn and 2 more are missing"
+    )
+
+
 @pytest.mark.parametrize("tier", [1, 2, 3, 4])
 def test_what_stops_at_a_tier(toy_module, tier):
     lacks = f"kvmarch_{TIERS[tier + 1][0]}"
@@ -88,6 +97,13 @@ def test_pytest_is_missing(monkeypatch):
 def test_a_release_that_is_none():
     with pytest.raises(UnknownNameError, match=r"unknown release 'v9\.9'"):
         run_contract("mips", ["v9.9"])
+
+
+def test_releases_before_the_architecture():
+    with pytest.raises(
+        PluginError, match=r"mips: there is none in the releases v3\.16"
+    ):
+        run_contract("mips", ["v3.16"])
 
 
 def test_a_suite_that_takes_too_long():
