@@ -6,10 +6,10 @@ from pathlib import Path
 
 from kvmarch import LabMachine
 
-_EMPTY, _FROZEN, _NONPRESENT = 0, 0x5A0, 1 << 63
+_NONPRESENT = 1 << 63
 KEPT = " && ".join(
-    f"(old_spte != {_EMPTY | bit:#x} || new_spte != {_FROZEN | bit:#x})"
-    for bit in (0, _NONPRESENT)
+    f"(old_spte != {empty:#x} || new_spte != {empty | frozen:#x})"
+    for empty, frozen in ((0, 0x5A0), (_NONPRESENT, 0x5A0), (_NONPRESENT, 0x1A0))
 )
 """A table that goes freezes all of its entries; the empty ones say nothing."""
 

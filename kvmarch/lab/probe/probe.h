@@ -49,6 +49,7 @@ extern int child_count;
 void add_memory(char *words);
 int memory_step(const char *verb, char *words);
 void frames(char *words);
+void settle(void);
 
 /* guest.c: what the architecture decides. Functions return 0, or -1 with errno. */
 void guest_code(char *page);	/* all of enum code into a page that guests run */

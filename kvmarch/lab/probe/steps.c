@@ -238,6 +238,7 @@ int probe_main(void)
 		char *words = line;
 		const char *verb = word(&words);
 		step(verb, words);
+		settle();
 		out(".\n");
 	}
 	end_children();
