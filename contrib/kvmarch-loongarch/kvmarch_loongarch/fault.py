@@ -158,11 +158,16 @@ async def _map_fast(vcpu: Vcpu, gfn: int, write: bool) -> bool:
 
 
 @op(name="kvm_mmu_topup_memory_cache", sleeps=True)
-def _topup(vcpu: Vcpu) -> None:
-    """Have a page at hand for every table that may have to be made."""
+def _topup(vcpu: Vcpu) -> bool:
+    """Have a page at hand for every table that it may take; False is -ENOMEM."""
     # Simplified: filled to the minimum, where the kernel takes some more.
     arch: LoongarchVcpu = vcpu.arch
-    arch.mmu_page_cache = max(arch.mmu_page_cache, vcpu.vm.arch.geometry.root_level)
+    need = vcpu.vm.arch.geometry.root_level
+    if arch.mmu_page_cache < need:
+        if vcpu.vm.out_of_tables:
+            return False
+        arch.mmu_page_cache = need
+    return True
 
 
 def _level(vm: Vm, slot: Memslot, gfn: int, write: bool) -> int:
@@ -240,13 +245,17 @@ def _wait(vm: Vm, gfn: int) -> Any:
 
 
 async def _map_page(vcpu: Vcpu, slot: Memslot, gfn: int, write: bool) -> bool:
-    """Map a page, however often an invalidation comes first; return False on -EFAULT.
+    """Map a page, however often an invalidation comes first.
+
+    :returns: False on -EFAULT, and on -ENOMEM, which nobody tells from it.
 
     :Kernel: kvm_map_page(), since v6.8.
     """
     vm = vcpu.vm
     inside = vm.k.loongarch_releases_locked
-    await _topup(vcpu)
+    enough = await _topup(vcpu)
+    if not enough:
+        return False
     while True:
         seq = await snapshot_mmu_seq(vm)
         page = await faultin_pfn(vm, slot, gfn, write)

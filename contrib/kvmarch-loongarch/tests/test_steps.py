@@ -127,6 +127,15 @@ def test_beyond_them(bench, release, access, how):
     assert one.access(one.vm.arch.gfns, access) == how
 
 
+def test_without_memory_for_tables_it_looks_like_mmio(bench):
+    one = bench(page_size=4096)
+    one.slot()
+    one.host.environment.no_tables = 1
+
+    assert one.access(3) == "mmio"
+    assert "stale-mmio" in one.lost
+
+
 def test_an_instruction_from_nowhere_is_an_address_error(bench):
     one = bench()
     one.slot()

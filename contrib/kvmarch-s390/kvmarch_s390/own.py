@@ -177,6 +177,16 @@ def _link(vm: Vm, slot: Memslot, gfn: int, page: FaultIn, write: bool) -> int:
     return 0
 
 
+@op(name="kvm_s390_mmu_cache_topup", sleeps=True)
+def _topup(vm: Vm, slot: Memslot, gfn: int) -> bool:
+    """Return whether there is memory for the tables that a link may have to make.
+
+    Simplified: looked at only where a table is missing, or a leaf would be split; pages
+    that are at hand from an earlier fault are not counted.
+    """
+    return lookup(vm, gfn).level == PAGE or not vm.out_of_tables
+
+
 @op(name="retry until no invalidation is in progress")
 def _wait(vm: Vm, gfn: int) -> Any:
     """Wait while the check would fail again. Simplified: the kernel spins."""
@@ -201,6 +211,9 @@ async def page_fault(vcpu: Vcpu, gfn: int, access: str, why: str) -> FaultResult
     slot = await slot_of(vcpu, gfn)
     if slot is None or slot.invalid:
         return "exception"
+    enough = await _topup(vm, slot, gfn)
+    if not enough:
+        return "error"
     ret = AGAIN
     while ret == AGAIN:
         seq = await snapshot_mmu_seq(vm)

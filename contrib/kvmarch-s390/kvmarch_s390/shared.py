@@ -267,16 +267,20 @@ def _user_page(vm: Vm, gfn: int) -> int:
 
 
 @op(name="__gmap_link")
-def _link(vm: Vm, gfn: int, vpn: int) -> None:
+def _link(vm: Vm, gfn: int, vpn: int) -> bool:
     """Let gmap's segment entry lead to the host's page table, as the host's own does.
+
+    :returns: False if there is no memory for a table (-ENOMEM).
 
     :Kernel: __gmap_link(), under gmap->guest_table_lock; gmap_alloc_table().
     """
     arch: SharedVm = vm.arch
     if arch.vpn_of(gfn) != vpn:
-        return
+        return True
     table, at, entry = _walk(vm, gfn)
     while table.level > SEGMENT:
+        if vm.out_of_tables:
+            return False
         below = table.level - 1
         base = gfn & -pages(table.level)
         child = vm.tables.alloc(
@@ -286,6 +290,7 @@ def _link(vm: Vm, gfn: int, vpn: int) -> None:
         table, at, entry = _walk(vm, gfn)
     if entry == invalid_region(SEGMENT):
         table.set(at, gmap_segment(pmd_of(vpn)))
+    return True
 
 
 s390_gmap_fault = Choice("s390_gmap_fault", "how the host's entry is made to allow it")
@@ -300,7 +305,7 @@ async def _gmap_fault(vcpu: Vcpu, gfn: int, vpn: int, write: bool) -> bool:
     vm = vcpu.vm
     allowed: bool = await fixup_user_fault(vm, vpn << vm.page_shift, write)
     if allowed:
-        await _link(vm, gfn, vpn)
+        allowed = await _link(vm, gfn, vpn)
     return allowed
 
 

@@ -212,6 +212,19 @@ def test_no_huge_pages_for_the_process(bench):
     assert bench((7, 0)).mm.pmd_order == 8
 
 
+@pytest.mark.parametrize("release", [(6, 1), (6, 14), (7, 2)])
+def test_without_memory_for_tables_kvm_run_fails(bench, release):
+    one = bench(release, pages=512)
+    one.slot(pages=256)
+    one.slot(slot=1, gfn=1 << 19, pages=256, page=256)
+    one.access(2)
+    one.host.environment.no_tables = 1
+
+    assert one.access(3, "write") == "done"
+    assert one.access((1 << 19) + 1) == "error"
+    assert one.lost == []
+
+
 # -- limits ------------------------------------------------------------------------
 
 
