@@ -16,6 +16,7 @@ from kvmarch_arm64.plan import (
     account_page,
     adjust_size,
     find_vma,
+    is_logging,
     is_writable,
 )
 from kvmarch_arm64.s2pte import (
@@ -84,7 +85,7 @@ def _map(
     mmu: Mmu = vm.arch
     layout = mmu.layout
     start, pages, pfn = gfn, 1, found.pfn
-    if not slot.logs_dirty:
+    if not is_logging(slot):
         start, pages, pfn = adjust_size(vm, slot, gfn, pfn, known.pages)
     # layout.dic also says that this release knows no XN for memory.
     new = kvm_pfn_pte(layout, pfn, page_s2(layout, xn=not layout.dic))
@@ -95,7 +96,7 @@ def _map(
     if access == "exec" or (why == "permission" and _was_executable(vm, gfn, level)):
         new = kvm_s2pte_mkexec(layout, new)
     if level == _LAST:
-        stage2_set_pte(vm, vcpu.arch, gfn, new, logging=slot.logs_dirty)
+        stage2_set_pte(vm, vcpu.arch, gfn, new, logging=is_logging(slot))
     else:
         stage2_set_pmd_huge(vm, vcpu.arch, start, kvm_pmd_mkhuge(new))
 

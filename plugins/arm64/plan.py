@@ -10,6 +10,7 @@ __all__ = [
     "account_page",
     "adjust_size",
     "find_vma",
+    "is_logging",
     "is_writable",
     "needs_pages",
     "plan_leaf",
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kvmarch import (
     BLOCKED,
     LOG_DIRTY_PAGES,
+    READONLY,
     Choice,
     FaultIn,
     Memslot,
@@ -62,6 +64,14 @@ class Known(NamedTuple):
     """With which the fault ends, if it is not 0."""
 
 
+def is_logging(slot: Memslot) -> bool:
+    """Return whether faults are to map pages one by one: never in a read-only slot.
+
+    :Kernel: memslot_is_logging()
+    """
+    return slot.flags & (LOG_DIRTY_PAGES | READONLY) == LOG_DIRTY_PAGES
+
+
 @op(name="find VMA, top up the page cache")
 def find_vma(vcpu: Vcpu, slot: Memslot, gfn: int, tops_up: bool) -> Any:
     """Look at the VMA behind a gfn, and set pages aside for tables.
@@ -89,7 +99,7 @@ def find_vma(vcpu: Vcpu, slot: Memslot, gfn: int, tops_up: bool) -> Any:
                 return Known(0, 0, -errno.ENOMEM)
             own.mmu_page_cache = most
     pages: int = vm.arch.pmd_pages
-    if not (vma.hugetlb and not slot.logs_dirty and _block_fits(vm, slot, gfn, pages)):
+    if not (vma.hugetlb and not is_logging(slot) and _block_fits(vm, slot, gfn, pages)):
         pages = 1
     return Known(vm.mmu_invalidate_seq, pages)
 
@@ -132,12 +142,12 @@ def adjust_size(
 
 def needs_pages(slot: Memslot, access: str, why: str) -> bool:
     """Return whether a fault may have to make tables (v5.10 on)."""
-    return why != "permission" or (slot.logs_dirty and access == "write")
+    return why != "permission" or (is_logging(slot) and access == "write")
 
 
 def is_writable(slot: Memslot, access: str, found: FaultIn) -> bool:
     """Return whether a mapping gets W: with logging only for a write."""
-    return found.writable and (access == "write" or not slot.logs_dirty)
+    return found.writable and (access == "write" or not is_logging(slot))
 
 
 def plan_leaf(
@@ -155,7 +165,7 @@ def plan_leaf(
     """
     mmu: Mmu = vcpu.vm.arch
     start, pages, pfn = gfn, 1, found.pfn
-    logging = slot.flags & LOG_DIRTY_PAGES
+    logging = is_logging(slot)
     granule = 0
     if why == "permission":
         granule = 1 << mmu.shifts[vcpu.arch.fault_level]

@@ -368,3 +368,17 @@ def test_a_permission_fault_asks_for_no_table(machine):
     m.host.environment.no_tables = 1
 
     assert m.access(0, how="exec") == "done"
+
+
+@pytest.mark.parametrize("release", ERAS)
+@pytest.mark.parametrize(
+    ("flags", "level"), [(LOG_DIRTY_PAGES, 3), (LOG_DIRTY_PAGES | READONLY, 2)]
+)
+def test_only_a_slot_that_can_be_written_is_mapped_page_by_page(
+    machine, release, flags, level
+):
+    m = machine(release, pages=512, huge=True)
+    m.slot(gfn=512, flags=flags)
+    m.access(517)
+
+    assert m.level(517) == level
