@@ -233,6 +233,9 @@ def plugins(style: str, output: str | None) -> None:
 @click.argument("recordings", nargs=-1, metavar="[RECORDING]...")
 @change_options
 @click.option("--verbose", "-v", is_flag=True, help="Show also what agrees.")
+@click.option(
+    "--all", "lab", is_flag=True, help="Compare the lab's shipped recordings, too."
+)
 @output_options
 def conform(
     recordings: tuple[str, ...],
@@ -240,12 +243,15 @@ def conform(
     minus: tuple[str, ...],
     settings: tuple[str, ...],
     verbose: bool,
+    lab: bool,
     style: str,
     output: str | None,
 ) -> None:
-    """Compare recordings of real kernels with the model; by default all shipped."""
+    """Compare recordings of real kernels with the model; by default those shipped."""
     from kvmarch.recordings.table import conform_table
 
     choose = choose_of((), (), plus, minus, settings)
-    table = conform_table(recordings, load_plugins(), choose, everything=verbose)
+    table = conform_table(
+        recordings, load_plugins(), choose, everything=verbose, lab=lab
+    )
     print_table(table, style, output)

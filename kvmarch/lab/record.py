@@ -3,7 +3,8 @@
 __all__ = ["Recorder", "program_of", "record"]
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from kvmarch.report.files import write_whole
 from kvmarch.scenarios import records
 from kvmarch.scenarios.records import Scenario, StepLine
 
+_STRING = r'("(?:[^"\\]|\\.)*")'
+_EVENT = re.compile(
+    rf'{{\n +"task": {_STRING},\n +"event": {_STRING},\n +"text": {_STRING}\n +}}'
+)
 CODE_GPA = 0xE000_0000
 """Where the page of code is mapped if a scenario has none."""
 CODE_SLOT = 30
@@ -258,6 +263,12 @@ def _runs(pfns: tuple[int, ...]) -> str:
     return " ".join(f"{pfn:x}*{count:x}" for pfn, count in runs)
 
 
+def text_of(document: Mapping[str, Any]) -> str:
+    """Return a recording as text: an event is a line."""
+    text = json.dumps(document, indent=1)
+    return _EVENT.sub(r'{"task": \1, "event": \2, "text": \3}', text) + "\n"
+
+
 def record(
     arch: Loaded,
     config: Config,
@@ -289,7 +300,7 @@ def record(
             try:
                 recorder.run()
             finally:
-                write_whole(path, json.dumps(recorder.document(), indent=1) + "\n")
+                write_whole(path, text_of(recorder.document()))
                 if not recorder.complete:
                     tell(f"{path}: what was recorded until then")
             yield path

@@ -91,12 +91,16 @@ class Recording:
     traces: tuple[str, ...] = ()
 
 
-def shipped(folders: tuple[str, ...] = ()) -> list[Path]:
+def shipped(folders: tuple[str, ...] = (), *, everything: bool = False) -> list[Path]:
     """Return the recordings that come with the package, by their names.
 
     :param folders: more folders with recordings, those of plugins.
+    :param everything: not only the first ones of the tour, but the lab's, too.
     """
-    own = str(resources.files("kvmarch.recordings"))
+    top = resources.files("kvmarch.recordings")
+    own = str(top)
+    if everything:
+        folders = (str(top / "lab"), *folders)
     found = [path for each in (own, *folders) for path in Path(each).glob("*.json")]
     return sorted(found, key=lambda path: path.name)
 

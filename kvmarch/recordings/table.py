@@ -16,19 +16,27 @@ VERDICTS = ("agree", "differ", "not compared")
 
 
 def conform_table(
-    paths: tuple[str, ...], plugins: Plugins, choose: Choose, *, everything: bool
+    paths: tuple[str, ...],
+    plugins: Plugins,
+    choose: Choose,
+    *,
+    everything: bool,
+    lab: bool = False,
 ) -> Table:
     """Compare recordings with the model.
 
     :param paths: files; all recordings of the package and of plugins if there
         are none.
     :param everything: list also what agrees.
+    :param lab: without files, compare the lab's recordings that are shipped, too.
     :returns: one row per thing that was compared or could not be; notes count them.
         The status is 1 if something differs, 2 if an architecture's code fails.
     """
     findings: list[Finding] = []
     notes: list[str] = []
-    for path in [Path(p) for p in paths] or shipped(plugins.recording_folders()):
+    for path in [Path(p) for p in paths] or shipped(
+        plugins.recording_folders(), everything=lab
+    ):
         recording = load(path)
         found = conform(
             recording,
