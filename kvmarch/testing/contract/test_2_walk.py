@@ -28,7 +28,7 @@ def test_the_layout_of_a_walk_leads_to_the_entry(kvm: Bench) -> None:
             index = gpa >> level.shift & (1 << level.bits) - 1
             place = kvm.k.leaf_table.fn(kvm.vm, gfn, level.level)
             if place is None:
-                # The host's own table, to which the guest's lead (s390).
+                # The host's own table, to which the guest's lead.
                 assert level is not layout.levels[0]
                 return
             there, at = place
