@@ -194,11 +194,16 @@ function panel(scenario, extra, fill) {
   const body = make("div", { class: "body" });
   const summary = make("summary", {}, make("h3", {}, scenario.name), make("span", { class: "title" }, scenario.title), extra);
   const details = make("details", { class: "panel" }, summary, body);
-  const one = { details, stale: true, scenario };
+  const one = { details, stale: true, changed: true, made: [], scenario };
   one.draw = () => {
     if (!one.stale) return;
     body.replaceChildren(...fill());
     one.stale = false;
+  };
+  /** Hear what the inside is made of; it is made again only if that is something else. */
+  one.keep = (made) => {
+    one.changed = made.length !== one.made.length || made.some((part, n) => part !== one.made[n]);
+    one.made = made;
   };
   details.addEventListener("toggle", () => details.open && one.draw());
   Compare.panels.push(one);
@@ -214,12 +219,14 @@ function startCompare() {
     let rows = every;
     const one = panel(scenario, note, () => [compareTable(scenario, rows), scenarioText(scenario)]);
     one.filter = (words) => {
-      rows = every.filter(
+      const filtered = every.filter(
         (row) =>
           Compare.archs.has(row.arch) &&
           rowMatches(row, words) &&
           (!Compare.differs || rowDiffers(row, every.filter((o) => Compare.archs.has(o.arch)), Compare.from, Compare.to)),
       );
+      one.keep([...filtered, span(Compare.from, Compare.to)]);
+      rows = filtered;
       return rows.length;
     };
     list.append(one.details);
@@ -235,7 +242,7 @@ function applyFilter() {
   for (const one of Compare.panels) {
     const count = one.filter(words);
     one.details.hidden = !count;
-    one.stale = true;
+    one.stale ||= one.changed;
     if (one.details.open && count) one.draw();
     shown += count;
     scenarios += count ? 1 : 0;

@@ -14,6 +14,7 @@ Player.open = (number, step, move) => {
   const trace = DATA.traces[number];
   Player.trace = number;
   Player.states = statesOf(trace);
+  Player.keys = Player.moving(trace);
   byId("player-scenario").value = trace.scenario;
   Player.fill(trace.scenario, number);
   Player.stage(trace);
@@ -126,8 +127,7 @@ Player.stage = (trace) => {
 };
 
 /** The rows of state that some step of the schedule changes. */
-Player.moving = () => {
-  const trace = DATA.traces[Player.trace];
+Player.moving = (trace) => {
   const keys = new Set();
   for (const step of trace.steps) {
     for (let n = 0; n < (step.s || []).length; n += 3) keys.add(`${step.s[n]} ${step.s[n + 1]}`);
@@ -177,6 +177,19 @@ function holdings(state, task) {
   return held;
 }
 
+/** Mark the row of a step, and those that come after it; only what differs is touched. */
+function markRows(parts, step) {
+  const [from, to] = parts.marked === undefined ? [0, parts.rows.length] : [parts.marked, step].sort((a, b) => a - b);
+  for (let n = Math.max(from, 1); n <= to; n++) {
+    const row = parts.rows[n - 1];
+    row.classList.toggle("current", n === step);
+    row.classList.toggle("future", n > step);
+    if (n === step) row.setAttribute("aria-current", "step");
+    else row.removeAttribute("aria-current");
+  }
+  parts.marked = step;
+}
+
 Player.show = () => {
   const trace = DATA.traces[Player.trace];
   const { parts, step } = Player;
@@ -191,12 +204,7 @@ Player.show = () => {
   const words = taken ? `Step ${step} of ${trace.steps.length}, ${task}: ${stepText(taken) || "goes on"}.` : "Before the first step.";
   if (step === trace.steps.length) losses.push(...trace.lost);
   parts.live.replaceChildren(words, ...losses.map(([property, sentence]) => make("strong", { class: "lost" }, ` ✗ ${property} is lost: ${sentence}.`)));
-  parts.rows.forEach((row, n) => {
-    row.classList.toggle("current", n + 1 === step);
-    row.classList.toggle("future", n + 1 > step);
-    if (n + 1 === step) row.setAttribute("aria-current", "step");
-    else row.removeAttribute("aria-current");
-  });
+  markRows(parts, step);
   const row = parts.rows[Math.max(step - 1, 0)];
   const { lanes } = parts;
   if (row) lanes.scrollTop = step ? row.offsetTop - lanes.clientHeight / 2 : 0;
@@ -214,7 +222,7 @@ Player.show = () => {
 
 function drawState(now, before) {
   const keys = new Set([...before.rows.keys(), ...now.rows.keys()]);
-  const moving = Player.every ? null : Player.moving();
+  const moving = Player.every ? null : Player.keys;
   const groups = DATA.groups.map((group) => {
     const lines = [];
     for (const key of keys) {
@@ -233,7 +241,7 @@ function drawState(now, before) {
   Player.parts.state.replaceChildren(...groups.filter(Boolean));
 }
 
-Player.keys = (event) => {
+Player.press = (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || /^(SELECT|INPUT)$/.test(event.target.tagName)) return;
   // The state scrolls by itself; the steps go on from anywhere else.
   if (event.target === Player.parts.state && !/^(ArrowLeft|ArrowRight|l|t)$/.test(event.key)) return;
@@ -277,7 +285,7 @@ function startPlayer() {
   byId("player-scenario").addEventListener("change", (event) => Player.open(firstOf(event.target.value), 0));
   byId("player-trace").addEventListener("change", (event) => Player.open(Number(event.target.value), 0));
   byId("player-form").addEventListener("submit", (event) => event.preventDefault());
-  byId("player-stage").addEventListener("keydown", Player.keys);
+  byId("player-stage").addEventListener("keydown", Player.press);
   const asked = /^#play=(\d+)(?:&step=(\d+))?$/.exec(location.hash);
   const number = asked && DATA.traces[Number(asked[1])] ? Number(asked[1]) : -1;
   const lossy = DATA.traces.findIndex((trace) => trace.property && trace.scenario === firstPost());

@@ -118,6 +118,7 @@ function startRaces() {
         const answers = new Set(mine.map((cell) => JSON.stringify(cell.rows.map((r) => [r.property, r.verdict]))));
         return mine.length && order >= first && order <= last && words.every((word) => says.includes(word)) && (!Compare.differs || answers.size > 1);
       });
+      one.keep([...kernels, archs.join()]);
       return kernels.length;
     };
     list.append(one.details);
