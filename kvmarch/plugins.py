@@ -411,6 +411,7 @@ _DEFAULTS: dict[str, Any] = {
     "walk": _nothing,
     "mmu_lock_kind": "spinlock",
     "generic_dirty_log": True,
+    "initially_set_log": False,
     "user_slots_before": 32,
     "mk_pte_young": True,
 }

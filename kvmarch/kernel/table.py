@@ -198,6 +198,13 @@ CHANGES: tuple[Change, ...] = (
         source="generic D12",
     ),
     Change(
+        "log-initially-set",
+        "Let user space ask for dirty bitmaps that start with every bit set",
+        (5, 7),
+        "3c9bd4006bfc",
+        source="the release is from memory",
+    ),
+    Change(
         "mprotect-upgrades",
         "mprotect() makes dirty exclusive pages writable without waiting for a fault",
         (6, 0),

@@ -162,7 +162,8 @@ def dirty_clear(c: Context, args: Mapping[str, Any]) -> Path[Any]:
 
 
 @verb(
-    "Turn KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 on, where there is KVM_CLEAR_DIRTY_LOG.",
+    "Turn KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 on; refused where there is no "
+    "KVM_CLEAR_DIRTY_LOG, or no bitmap that starts with every bit set if that is asked.",
     initially_set="?word:yes|no",
 )
 async def manual_protect(c: Context, args: Mapping[str, Any]) -> None:
@@ -172,7 +173,7 @@ async def manual_protect(c: Context, args: Mapping[str, Any]) -> None:
 @op(name="enable manual protect")
 def _set_manual(c: Context, initially_set: bool) -> None:
     vm = c.machine.vm
-    if vm.k.generic_dirty_log:
+    if vm.k.generic_dirty_log and (vm.k.initially_set_log or not initially_set):
         vm.manual_protect = True
         vm.initially_set = initially_set
 

@@ -53,6 +53,12 @@ limit_is_inside = Choice(
 limit_is_inside.add(False)
 limit_is_inside.add(True, "arm64-ipa-limit-inclusive")
 
+initially_set_log = Choice(
+    "initially_set_log", "whether a dirty bitmap may start with every bit set"
+)
+initially_set_log.add(False)
+initially_set_log.add(True, "arm64-initially-all-set")
+
 heeds_all_set = Choice(
     "arm64_heeds_all_set", "whether a bitmap that starts all set defers protection"
 )
@@ -283,6 +289,7 @@ async def _wp_masked_and_split(
 CHOICES = (
     user_slots_before,
     limit_is_inside,
+    initially_set_log,
     heeds_all_set,
     free_split_cache,
     flush_after_wp,

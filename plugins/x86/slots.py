@@ -222,4 +222,11 @@ async def memslots_updated(vm: Vm, generation: int) -> None:
         await zap_all_fast(vm)
 
 
-CHOICES = (flush_shadow_memslot,)
+initially_set_log = Choice(
+    "initially_set_log", "whether a dirty bitmap may start with every bit set"
+)
+initially_set_log.add(False)
+initially_set_log.add(True, "log-initially-set")
+
+
+CHOICES = (flush_shadow_memslot, initially_set_log)

@@ -204,3 +204,22 @@ def test_which_verbs_return_an_errno():
         "gpc_store_atomic",
         "gpc_unmap",
     }
+
+
+@pytest.mark.parametrize(
+    ("changed", "initially", "manual"),
+    [
+        ({"initially_set_log": True}, True, True),
+        ({"initially_set_log": False}, True, False),
+        ({"initially_set_log": False}, False, True),
+        ({"generic_dirty_log": False}, False, False),
+    ],
+)
+def test_what_is_not_there_is_not_switched_on(bench, changed, initially, manual):
+    one = bench(replaced=changed)
+    context = Context(one.machine, {})
+    args = {"initially_set": "yes"} if initially else {}
+    one.do(VERBS["manual_protect"].make(context, args))
+
+    assert one.vm.manual_protect == manual
+    assert one.vm.initially_set == (manual and initially)
