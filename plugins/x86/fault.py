@@ -193,13 +193,21 @@ def _kvm_handle_noslot_fault(vcpu: Vcpu, gfn: int) -> bool:
 
 
 async def _no_slot(vcpu: Vcpu, gfn: int, access: str, seq: int) -> FaultResult:
-    """Answer a fault where there is no memslot: mark it as MMIO and emulate."""
+    """Answer a fault where there is no memslot: mark it as MMIO and emulate.
+
+    What the MMIO cache does not name may have been a page table that was protected, so
+    a read of it is tried once more; the cache takes gfn 0 for none (recordings of 5.10
+    and 6.1). Simplified: where nothing is marked, it is emulated at once even so.
+
+    :Kernel: mmio_info_in_cache(), retry_instruction()
+    """
     emulate = await _kvm_handle_noslot_fault(vcpu, gfn)
     if emulate:
         return "mmio"
     fault = Fault(gfn, access, None, -1, False, seq)
     how = await vcpu.vm.k.x86_locked_map(vcpu, fault)
-    return "guest" if how == RETRY else "mmio"
+    again = not gfn and access == "read" and vcpu.vm.arch.rules.retries_uncached
+    return "guest" if how == RETRY or again else "mmio"
 
 
 @op(name="look up memslot, snapshot mmu_invalidate_seq")

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 @op(name="look at MMIO cache")
 def _is_cached(vcpu: Vcpu, gfn: int) -> bool:
-    return bool(vcpu.k.mmio_cache_hit.fn(vcpu, gfn))
+    """Return whether the vCPU knows a gfn to be MMIO; it never knows it of gfn 0.
+
+    :Kernel: vcpu_match_mmio_gpa()
+    """
+    return gfn != 0 and bool(vcpu.k.mmio_cache_hit.fn(vcpu, gfn))
 
 
 @op(name="check MMIO SPTE")

@@ -92,6 +92,8 @@ class Rules(NamedTuple):
     """The TDP MMU has fast page faults."""
     fast_fault_huge: bool
     """A fast page fault may make a huge page writable."""
+    retries_uncached: bool
+    """A read without memslot that the MMIO cache does not name is tried again."""
     early_retry: bool
     """A fault looks for invalidations before it takes mmu_lock."""
     spurious_first: bool
@@ -161,6 +163,7 @@ _WHEN: dict[str, tuple[str, bool]] = {
     "retries_invalid_slot": ("x86-retry-invalid-slot", True),
     "fast_fault": ("x86-tdp-fast-fault", True),
     "fast_fault_huge": ("x86-fast-fault-huge", True),
+    "retries_uncached": ("x86-retry-protected-only", False),
     "early_retry": ("x86-early-retry", True),
     "spurious_first": ("x86-spurious-first", True),
     "splits_on_fault": ("x86-split-on-fault", True),

@@ -11,6 +11,7 @@ from kvmarch.recordings.conform import conform
 from kvmarch.recordings.read import load, shipped
 
 DATA = sorted((Path(__file__).parent / "data").glob("*.json"))
+LAB = [path for path in shipped(everything=True) if path not in shipped()]
 NOT_MODELLED = {"amd64-6.1-shadow.json": "kvm_amd.npt=N is not modelled"}
 
 
@@ -68,3 +69,49 @@ def test_another_kernel_would_not_agree(name, change, plugins):
     findings = conform(recording, plugins, **switch)
 
     assert verdicts(findings)["differ"] > 0
+
+
+@pytest.mark.parametrize("path", LAB, ids=lambda path: path.stem)
+def test_the_model_agrees_with_the_labs_recordings(path, plugins):
+    recording = load(path)
+    findings = conform(recording, plugins)
+
+    assert recording.program is not None
+    assert [f for f in findings if f.verdict == "differ"] == []
+    assert verdicts(findings)["agree"] > 15
+    assert {f.detail for f in findings if f.verdict == "not compared"} <= {
+        "this kernel traces no guest faults"
+    }
+
+
+def test_the_lab_recorded_each_scenario_on_two_releases_of_each_architecture():
+    found = {tuple(path.stem.split("-")) for path in LAB}
+
+    scenarios = {name for name, _arch, _release in found}
+    assert len(scenarios) == 8
+    assert found == {
+        (name, arch, release)
+        for name in scenarios
+        for arch in ("amd64", "arm64", "ppc64el")
+        for release in ("6.1", "6.12")
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "stage", "what"),
+    [
+        ("memslot_lifecycle-amd64-6.1", "x86-retry-protected-only", "8", "faults"),
+        ("change_pte-arm64-6.1", "change-pte-removed", "4", "tree"),
+        ("ksm_cow-arm64-6.1", "change-pte-removed", "5", "notifier events"),
+    ],
+)
+def test_with_another_change_the_model_differs_from_a_tree(
+    name, change, stage, what, plugins
+):
+    (path,) = [p for p in LAB if p.stem == name]
+
+    findings = conform(load(path), plugins, plus=(change,))
+
+    assert (stage, what) in {
+        (f.stage, f.what) for f in findings if f.verdict == "differ"
+    }
