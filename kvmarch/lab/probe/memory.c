@@ -43,17 +43,14 @@ static uint64_t own(int memory, uint64_t page)
 }
 
 /* Where a memory goes: each to a place of its own, upwards in the order in which they
- * are named. The kernel goes through mappings in that order. */
+ * are named. The kernel goes through mappings in that order. Behind them is one for
+ * settle(). */
 static char *place(int number)
 {
 	static char *start;
-	if (number >= MAX_MEMORIES) {
-		errno = ENOSPC;
-		return NULL;
-	}
 	if (!start) {
 		int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-		char *p = mmap(NULL, (MAX_MEMORIES + 1) * PLACE, PROT_NONE, flags, -1, 0);
+		char *p = mmap(NULL, (MAX_MEMORIES + 2) * PLACE, PROT_NONE, flags, -1, 0);
 		if (p == MAP_FAILED)
 			return NULL;
 		start = (char *)(((uintptr_t)p + PLACE - 1) / PLACE * PLACE);
@@ -71,7 +68,10 @@ void add_memory(char *words)
 	uint64_t code = number(&words), size = m->pages * page_size;
 	/* A plain memory does not begin where a host page table does. */
 	uint64_t offset = m->huge ? HUGE_OFFSET : (PLAIN_OFFSET + 16ull * memory_count) * page_size;
-	char *p = place(memory_count);
+	char *p = NULL;
+	errno = ENOSPC;
+	if (memory_count < MAX_MEMORIES)
+		p = place(memory_count);
 	if (!p || offset + size > PLACE) {
 		out("# memory %d: %s\n", memory_count, p ? "too large" : strerror(errno));
 		exit(1);
@@ -131,12 +131,14 @@ void frames(char *words)
 }
 
 /* Let pages be where they stay: a new one waits on a CPU's list, and counts as used by
- * somebody else while it does. Unmapping anything empties these lists. */
+ * somebody else while it does. Unmapping anything empties these lists; what is unmapped
+ * here lies apart from all memories, and from what they leave when they are unmapped. */
 void settle(void)
 {
-	void *p = mmap(NULL, page_size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (p != MAP_FAILED)
-		munmap(p, page_size);
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+	char *p = place(MAX_MEMORIES);
+	if (p && !munmap(p, page_size))
+		mmap(p, page_size, PROT_NONE, flags, -1, 0);
 }
 
 static long scans(void)
