@@ -162,8 +162,8 @@ def dirty_clear(c: Context, args: Mapping[str, Any]) -> Path[Any]:
 
 
 @verb(
-    "Turn KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 on; refused where there is no "
-    "KVM_CLEAR_DIRTY_LOG, or no bitmap that starts with every bit set if that is asked.",
+    "Turn KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 on; nothing happens where an architecture "
+    "has none, or none with bitmaps that start with every bit set if that is asked.",
     initially_set="?word:yes|no",
 )
 async def manual_protect(c: Context, args: Mapping[str, Any]) -> None:
