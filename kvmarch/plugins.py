@@ -31,7 +31,7 @@ from kvmarch.kernel.table import CHANGES, CHOICES, FIXED
 
 GROUP = "kvmarch"
 PREFIX = "kvmarch_"
-SLOW = 2.0
+SLOW = 5.0
 """Seconds of importing after which a plugin is named for it."""
 _WORD = re.compile(r"[a-z][a-z0-9_]*")
 _KIND = re.compile(r"\??(int|name|word:\w+(\|\w+)*)")

@@ -116,3 +116,36 @@ def test_pytest_says_why_an_architecture_was_refused(written):
     assert ran.returncode == 2
     assert "plugin demo: wants API 1.9" in ran.stdout
     assert "Traceback" not in ran.stdout + ran.stderr
+
+
+def test_a_plugin_that_is_slow_to_import_is_named_and_works(written):
+    demo = written()
+    break_it(
+        demo, "formats.py", "\nPAGE_SHIFT", "\nimport time\ntime.sleep(5.1)\nPAGE_SHIFT"
+    )
+    ran = demo.run(*COMPARE)
+
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith(
+        "kvmarch: plugin demo: importing kvmarch_demo of kvmarch-demo took "
+    )
+    assert "demo" in {row["arch"] for row in json.loads(ran.stdout)["rows"]}
+    assert ran.returncode == 0
+
+
+def test_a_name_that_two_distributions_want(written):
+    demo = written()
+    other = demo.folder / "kvmarch_other.egg-info"
+    other.mkdir()
+    other.joinpath("PKG-INFO").write_text(
+        "Metadata-Version: 2.1\nName: kvmarch-other\nVersion: 1\n", "utf-8"
+    )
+    other.joinpath("entry_points.txt").write_text(
+        "[kvmarch]\ndemo = kvmarch_demo\n", "utf-8"
+    )
+    ran = demo.run(*COMPARE)
+
+    (line,) = ran.stderr.splitlines()
+    assert "the name is taken by kvmarch-" in line
+    assert "demo" in {row["arch"] for row in json.loads(ran.stdout)["rows"]}
+    assert ran.returncode == 2
