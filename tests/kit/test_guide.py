@@ -7,6 +7,7 @@ import pytest
 
 from kvmarch.hookspecs import TIERS
 from kvmarch.kit.write import Geometry, files_of
+from kvmarch.testing.contract.rules import RULES
 
 TOP = Path(__file__).parent.parent.parent
 GUIDE = TOP / "docs" / "add-an-architecture.md"
@@ -44,3 +45,8 @@ def test_the_guide_names_every_hook_of_every_tier():
     for tier, names in TIERS.items():
         for name in names:
             assert f"`kvmarch_{name}`" in by_tier[tier], name
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_guide_names_every_rule_from_which_one_may_deviate(rule):
+    assert f"| `{rule}` | {RULES[rule]} |" in GUIDE.read_text("utf-8")
