@@ -133,8 +133,7 @@ def _map_new(mm: Mm, vpn: int, write: bool, vma: Vma) -> None:
 def huge_range_fits(mm: Mm, first: int) -> bool:
     """Return whether a huge page fits at a virtual page number.
 
-    It does not where there is a table of base pages, even an empty one. Simplified:
-    from v6.14 on MADV_DONTNEED may free such a table (CONFIG_PT_RECLAIM).
+    It does not where there is a table of base pages, even an empty one.
     """
     pages = 1 << mm.pmd_order
     start, end = first << mm.page_shift, first + pages << mm.page_shift

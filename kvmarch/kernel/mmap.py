@@ -41,12 +41,20 @@ from kvmarch.machine.host import (
 )
 from kvmarch.machine.steps import op
 
+reclaims_tables = Choice(
+    "reclaims_tables", "whether MADV_DONTNEED frees tables that it leaves empty"
+)
+reclaims_tables.add(False)
+reclaims_tables.add(True, "pt-reclaim")
+
 
 @op(name="clear PTEs")
-def zap_ptes(mm: Mm, start: int, end: int) -> tuple[int, ...]:
+def zap_ptes(mm: Mm, start: int, end: int, reclaim: bool = False) -> tuple[int, ...]:
     """Clear the host PTEs of a range; return the pages that they held.
 
     A huge entry is met as a whole here, see split_partial().
+
+    :param reclaim: free the tables, too, whose addresses are all in the range.
     """
     host = mm.host
     freed: list[int] = []
@@ -64,6 +72,10 @@ def zap_ptes(mm: Mm, start: int, end: int) -> tuple[int, ...]:
             freed.append(pfn)
     # The table of a huge page that goes as a whole was never used.
     mm.pte_tables.difference_update(vpn >> mm.pmd_order for vpn in whole)
+    if reclaim:
+        order = mm.pmd_order
+        inside = range(-(-first >> order), stop >> order)
+        mm.pte_tables.difference_update([n for n in mm.pte_tables if n in inside])
     return tuple(freed)
 
 
@@ -74,7 +86,7 @@ def free_pages(mm: Mm, pfns: tuple[int, ...]) -> None:
         mm.host.put(pfn)
 
 
-async def _zap(mm: Mm, start: int, end: int) -> None:
+async def _zap(mm: Mm, start: int, end: int, *, reclaim: bool = False) -> None:
     """Clear a range inside a bracket; the pages are freed after its end.
 
     :Kernel: zap_page_range_single(), unmap_vmas(): end is called before
@@ -83,7 +95,7 @@ async def _zap(mm: Mm, start: int, end: int) -> None:
     await mmu_notifier_invalidate_range_start(mm, start, end)
     await split_partial(mm, start, end)
     async with mm.ptl.write():
-        pfns = await zap_ptes(mm, start, end)
+        pfns = await zap_ptes(mm, start, end, reclaim)
     await mmu_notifier_invalidate_range_end(mm, start, end)
     await free_pages(mm, pfns)
 
@@ -103,7 +115,7 @@ async def munmap(mm: Mm, start: int, end: int) -> None:
 async def madvise_dontneed(mm: Mm, start: int, end: int) -> None:
     """Drop the pages of a range; the next access finds zeroes (event CLEAR)."""
     async with mm.mmap_lock.read():
-        await _zap(mm, start, end)
+        await _zap(mm, start, end, reclaim=bool(mm.k.reclaims_tables))
 
 
 async def oom_reap(mm: Mm, start: int, end: int) -> bool:
@@ -375,4 +387,4 @@ def populate(mm: Mm, start: int, end: int, *, huge: bool = False) -> None:
         vpn += 1
 
 
-CHOICES = (stays_writable,)
+CHOICES = (reclaims_tables, stays_writable)

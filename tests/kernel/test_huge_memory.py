@@ -81,6 +81,20 @@ def test_a_read_of_untouched_memory_maps_the_huge_zero_page(bench):
     assert one.mm.host.pages[zero].refs == 1
 
 
+@pytest.mark.parametrize(("release", "count"), [((6, 19), 0), ((7, 0), 1)])
+def test_a_table_that_is_left_empty_goes_since_v7_0(bench, release, count):
+    one = bench(release, pages=0)
+    one.pages = HUGE
+    one.mm.add_vma(Vma(one.at(0), one.at(HUGE), huge=True))
+    populate(one.mm, one.at(0), one.at(HUGE), huge=True)
+    one.do(madvise_dontneed(one.mm, one.at(1), one.at(2)))
+    one.do(madvise_dontneed(one.mm, one.at(0), one.at(HUGE)))
+    one.slot()
+
+    assert one.access(3, "write") == "done"
+    assert len(one.mm.pmds) == count
+
+
 def test_an_empty_table_of_base_pages_is_in_the_way_of_a_huge_page(huge):
     huge.do(madvise_dontneed(huge.mm, huge.at(1), huge.at(2)))
     huge.do(madvise_dontneed(huge.mm, huge.at(0), huge.at(HUGE)))
