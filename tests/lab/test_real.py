@@ -201,7 +201,8 @@ def test_a_run_that_is_killed_leaves_nothing_behind(tmp_path, number, after):
     run.send_signal(number)
     run.wait(10)
 
-    assert run.returncode in {130, -signal.SIGKILL, 0}
+    # SIGTERM may come before there is anything to put away.
+    assert run.returncode in {130, -signal.SIGKILL, -signal.SIGTERM, 0}
     end = time.monotonic() + 5
     while time.monotonic() < end and any(Path(f"/proc/{n}").exists() for n in mine):
         time.sleep(0.1)
