@@ -3,12 +3,12 @@
 __all__ = ["Collected", "chosen_scenarios", "collect"]
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from kvmarch.changes import show_release
+from kvmarch.changes import find_release, show_release
 from kvmarch.errors import ExploreError, ScenarioError, UnknownNameError
 from kvmarch.page.formats import formats_data
 from kvmarch.page.pack import Packer
@@ -87,6 +87,7 @@ def collect(
     :raises KvmarchError: something cannot be computed.
     """
     chosen = list(scenarios)
+    choose = _in_order(choose)
     packer = Packer()
     work = [
         job for scenario in chosen for job in jobs_of(scenario, plugins, choose, how)
@@ -135,6 +136,16 @@ def collect(
         "notes": list(dict.fromkeys(out.notes)),
     }
     return out
+
+
+def _in_order(choose: Choose) -> Choose:
+    """Return what was chosen, once each, and releases as time goes."""
+    releases = sorted(set(map(find_release, choose.kernel)))
+    return replace(
+        choose,
+        arch=tuple(dict.fromkeys(choose.arch)),
+        kernel=tuple(map(show_release, releases)),
+    )
 
 
 def _results(

@@ -103,6 +103,17 @@ def test_progress_is_told(gather, compared, raced):
     assert told == [(1, 2), (2, 2)]
 
 
+def test_releases_and_architectures_are_there_once_and_in_order(gather, compared):
+    choose = Choose(arch=("toy", "toy"), kernel=("v6.12", "6.1", "v6.1.4"))
+
+    data = gather(compared, choose=choose).data
+
+    assert data["releases"] == ["v6.1", "v6.12"]
+    assert [arch["name"] for arch in data["archs"]] == ["toy"]
+    rows = data["scenarios"][0]["comparison"]["rows"]
+    assert [row["kernel"] for row in rows] == ["v6.1", "v6.12"]
+
+
 def test_data_are_plain(gather, compared, raced):
     data = gather(compared, raced, choose=Choose(kernel=("v6.1",))).data
 
