@@ -493,7 +493,8 @@ def kvmarch_deviations() -> Sequence[Deviation]:
 def kvmarch_recordings() -> Sequence[str]:
     """Return folders, as paths, that hold recordings of the architecture's kernels.
 
-    ``kvmarch conform`` compares them with the model, as it does those of its own.
+    ``kvmarch conform`` compares them with the model, as it does those of its own; those
+    of a folder ``lab`` inside only with ``--all``.
     """
 
 

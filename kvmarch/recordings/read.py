@@ -95,13 +95,13 @@ def shipped(folders: tuple[str, ...] = (), *, everything: bool = False) -> list[
     """Return the recordings that come with the package, by their names.
 
     :param folders: more folders with recordings, those of plugins.
-    :param everything: not only the first ones of the tour, but the lab's, too.
+    :param everything: not only the first ones of the tour, but the lab's, too; those
+        are in a folder ``lab`` inside each of the folders.
     """
-    top = resources.files("kvmarch.recordings")
-    own = str(top)
+    places = [Path(str(resources.files("kvmarch.recordings"))), *map(Path, folders)]
     if everything:
-        folders = (str(top / "lab"), *folders)
-    found = [path for each in (own, *folders) for path in Path(each).glob("*.json")]
+        places += [place / "lab" for place in places]
+    found = [path for place in places for path in place.glob("*.json")]
     return sorted(found, key=lambda path: path.name)
 
 

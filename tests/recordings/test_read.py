@@ -234,3 +234,17 @@ def test_four_recordings_are_shipped():
         "arm64-6.1",
         "ppc64el-6.1",
     ]
+
+
+def test_the_labs_lie_in_a_folder_of_their_own(tmp_path):
+    (tmp_path / "lab").mkdir()
+    for name in ("a-tour.json", "lab/a-lab.json"):
+        (tmp_path / name).write_text("{}")
+
+    few = shipped((str(tmp_path),))
+    all_ = shipped((str(tmp_path),), everything=True)
+
+    assert {path.name for path in few if path.parent == tmp_path} == {"a-tour.json"}
+    assert tmp_path / "lab" / "a-lab.json" not in few
+    assert tmp_path / "lab" / "a-lab.json" in all_
+    assert len(all_) - len(few) == 49

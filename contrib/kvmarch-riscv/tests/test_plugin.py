@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -201,6 +202,18 @@ def test_the_model_agrees_with_real_kernels(path):
     printed = run("conform", str(path))
 
     assert "101 agree, 0 differ" in printed
+
+
+def test_the_model_agrees_with_the_labs_recordings():
+    paths = sorted((PACKAGE / "recordings" / "lab").glob("*.json"))
+    printed = json.loads(run("conform", *map(str, paths), "--format", "json"))
+
+    assert len(paths) == len(printed["notes"]) == 16
+    assert {row["detail"] for row in printed["rows"]} == {
+        "this kernel traces no guest faults"
+    }
+    for note in printed["notes"]:
+        assert int(re.search(r"(\d+) agree", note)[1]) > 15
 
 
 @pytest.mark.parametrize(
