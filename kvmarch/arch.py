@@ -81,6 +81,8 @@ class LabMachine:
     :param append: more words for the kernel's command line.
     :param filters: of trace events that would drown the others, by event: which ones
         are kept, as the kernel's event filters say it.
+    :param magic: what tells an image of the architecture: pairs of an offset and the
+        bytes there, of which one must fit; nothing is checked if there are none.
     """
 
     qemu: str
@@ -98,6 +100,7 @@ class LabMachine:
     parameters: tuple[str, ...] = ()
     append: str = ""
     filters: Mapping[str, str] = field(default_factory=dict)
+    magic: tuple[tuple[int, bytes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
