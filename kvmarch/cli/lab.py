@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from kvmarch.plugins import Loaded
 
 
-@click.group(cls=Group)
-def lab() -> None:
+@click.group(cls=Group, invoke_without_command=True)
+@click.pass_context
+def lab(ctx: click.Context) -> None:
     """Run scenarios on real kernels, under QEMU's emulation."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 _BOOT: tuple[Callable[[Any], Any], ...] = (
@@ -149,9 +152,10 @@ def showing_console() -> Iterator[None]:
     help="The recording, or a folder; SCENARIO-ARCH-KERNEL.json here if left out.",
 )
 def run(scenarios: tuple[str, ...], output: str | None, **given: Any) -> None:
-    """Run scenarios on a real kernel, and record what is seen after each step.
+    """Record what scenarios do on a real kernel.
 
-    One boot serves them all; each has a VM and a process of its own.
+    Everything that can be seen is kept after each step. One boot serves all scenarios;
+    each has a VM and a process of its own.
     """
     from kvmarch.lab.record import record
 
@@ -168,7 +172,10 @@ def run(scenarios: tuple[str, ...], output: str | None, **given: Any) -> None:
 @click.option("--arch", "-a", required=True, metavar="NAME", help="Architecture.")
 @click.option("--mirror", metavar="URL", help="As for apt if left out.")
 def fetch(release: str, arch: str, mirror: str | None) -> None:
-    """Download a kernel of Debian's into the cache, without the system's apt."""
+    """Download a kernel of Debian's into the cache.
+
+    The system's apt is asked for its mirrors only; nothing of it is changed.
+    """
     from kvmarch.lab.fetch import fetch as work
     from kvmarch.lab.session import machine_of
 
