@@ -90,10 +90,24 @@ def test_a_narrow_window_needs_no_scrolling_sideways(formats):
         "return [innerWidth, document.documentElement.scrollWidth]"
     )
     assert inside <= width
-    strips = formats.js(
-        "return document.querySelector('.strip').style.gridTemplateColumns"
+    strip = "return document.querySelector('.strip').style.gridTemplateColumns"
+    formats.wait(lambda: formats.js(strip).startswith("repeat(16,"))
+
+
+@pytest.mark.parametrize("width", [500, 800, 1400])
+def test_names_of_fields_fit_into_their_bits(formats, width):
+    formats.driver.set_window_size(width, 900)
+    formats.choose("#formats-arch", "x86")
+
+    outside = formats.js(
+        """
+        const over = (b) =>
+          b.scrollWidth > b.clientWidth || b.scrollHeight > b.clientHeight;
+        return [...document.querySelectorAll("#formats-list button.bits")]
+          .filter(over).map((b) => b.textContent);
+        """
     )
-    assert strips.startswith("repeat(16,")
+    assert outside == []
 
 
 def test_the_first_tab_offers_to_skip(view):

@@ -3,6 +3,10 @@
 
 const Formats = { arch: 0, machine: 0, before: 0, after: 0, differs: false };
 
+/** Pixels: of a letter of a field's name, and of what stands beside the bits. */
+const LETTER = 6.8;
+const BESIDE = 64;
+
 const STATES = {
   same: ["", "the same in both"],
   moved: ["⇄", "moved"],
@@ -54,6 +58,7 @@ function meaning(field) {
 
 function bitStrip(release, fields, states, high, low, tell) {
   const buttons = [];
+  const bit = (byId("formats-list").clientWidth - BESIDE) / (high - low + 1);
   const cells = bitRuns(fields, high, low).map(({ field, high: top, low: bottom }) => {
     const width = top - bottom + 1;
     const style = `grid-column: span ${width}`;
@@ -62,7 +67,7 @@ function bitStrip(release, fields, states, high, low, tell) {
     if (!field) return cell;
     const state = states.get(field.name);
     const text = field.name + (field.fixed && width < 8 ? `=${Number(field.fixed)}` : "");
-    const letters = width * (32 / (high - low + 1)) * 3.6;
+    const letters = (width * bit - 4) / LETTER;
     const where = `bits ${field.bits}`;
     const said = state === "same" ? "" : `, ${STATES[state][1]}`;
     const button = make(
@@ -300,6 +305,15 @@ function startFormats() {
     drawFormats();
   });
   byId("formats-form").addEventListener("submit", (event) => event.preventDefault());
-  matchMedia("(max-width: 700px)").addEventListener("change", drawFormats);
+  let width = window.innerWidth;
+  let timer = 0;
+  window.addEventListener("resize", () => {
+    clearTimeout(timer);
+    if (window.innerWidth === width) return;
+    timer = setTimeout(() => {
+      width = window.innerWidth;
+      drawFormats();
+    }, 200);
+  });
   chooseArch(0);
 }
