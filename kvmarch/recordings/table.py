@@ -3,6 +3,8 @@
 __all__ = ["conform_table"]
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from kvmarch.plugins import Plugins
@@ -34,6 +36,7 @@ def conform_table(
     """
     findings: list[Finding] = []
     notes: list[str] = []
+    kernels: dict[str, str] = {}
     for path in [Path(p) for p in paths] or shipped(
         plugins.recording_folders(), everything=lab
     ):
@@ -46,6 +49,7 @@ def conform_table(
             given=choose.options,
         )
         findings.extend(found)
+        kernels[recording.name] = f"{recording.arch} {recording.kernel}"
         counts = Counter(finding.verdict for finding in found)
         numbers = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
         notes.append(
@@ -64,7 +68,7 @@ def conform_table(
         keys=2,
         merge="" if everything else "stage",
     )
-    for finding in findings if everything else _together(findings):
+    for finding in findings if everything else _together(_by_kernel(findings, kernels)):
         if everything or finding.verdict != "agree":
             table.rows.append(
                 {
@@ -80,6 +84,32 @@ def conform_table(
     if any(finding.verdict == "error" for finding in findings):
         table.status = 2
     return table
+
+
+def _by_kernel(findings: list[Finding], kernels: Mapping[str, str]) -> list[Finding]:
+    """Return findings with one for each reason why recordings of a kernel are left out.
+
+    What agrees or differs stays as it is.
+
+    :param kernels: architecture and kernel of each recording.
+    """
+    told: dict[tuple[str, str, str], set[str]] = {}
+    for finding in findings:
+        if finding.verdict == "not compared":
+            key = kernels[finding.recording], finding.what, finding.detail
+            told.setdefault(key, set()).add(finding.recording)
+    kept: list[Finding] = []
+    for finding in findings:
+        kernel = kernels[finding.recording]
+        names = told.get((kernel, finding.what, finding.detail), set())
+        if finding.verdict != "not compared" or len(names) == 1:
+            kept.append(finding)
+        elif names:
+            kept.append(
+                replace(finding, recording=f"{kernel} ({len(names)})", stage="")
+            )
+            names.clear()
+    return kept
 
 
 def _together(findings: list[Finding]) -> list[Finding]:

@@ -344,3 +344,35 @@ def test_the_status_is_1_if_something_differs(toys, own, monkeypatch):
     assert {row["verdict"] for row in short.rows} <= {"differ", "not compared"}
     assert "agree" in {row["verdict"] for row in full.rows}
     assert "1 differ" in short.notes[0]
+
+
+def test_what_no_recording_of_a_kernel_has_is_said_once(toys, own, monkeypatch):
+    mute = replace(own, stages=tuple(replace(stage, events=()) for stage in own.stages))
+    monkeypatch.setattr(
+        "kvmarch.recordings.table.load", lambda path: replace(mute, name=path.name)
+    )
+
+    several = conform_table(("a.json", "b.json"), toys, Choose(), everything=False)
+    one = conform_table(("a.json",), toys, Choose(), everything=False)
+    full = conform_table(("a.json", "b.json"), toys, Choose(), everything=True)
+
+    def silent(table):
+        return [r for r in table.rows if "traces no guest faults" in r["detail"]]
+
+    (row,) = silent(several)
+    assert row["recording"] == "toy 6.1.0-50 (2)"
+    assert row["stage"] == "(all)"
+    assert {row["recording"] for row in silent(one)} == {"a"}
+    assert len(silent(full)) == 2 * len(silent(one)) > 2
+
+
+def test_what_differs_is_said_of_each_recording(toys, own, monkeypatch):
+    other = with_stage(own, "idle_touch", console=("run ld gpa=0 rc=0 exit=5",))
+    monkeypatch.setattr(
+        "kvmarch.recordings.table.load", lambda path: replace(other, name=path.name)
+    )
+
+    table = conform_table(("a.json", "b.json"), toys, Choose(), everything=False)
+
+    differing = [r["recording"] for r in table.rows if r["verdict"] == "differ"]
+    assert differing == ["a", "b"]
