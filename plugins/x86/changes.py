@@ -196,6 +196,14 @@ CHANGES: tuple[Change, ...] = (
         source="x86 4, 6 D5; the release is from memory there",
     ),
     _row(
+        "x86-no-dirty-over-writable",
+        "A new leaf gets no D if what it replaces has W: a leaf, a table, an MMIO entry",
+        (5, 16),
+        until=(6, 13),
+        source="the releases are from memory; seen in v6.1 and v6.12, not in v5.10 and "
+        "v7.2; cc7ed3358e41 ends it",
+    ),
+    _row(
         "x86-obsolete-root-check",
         "Retry a page fault if its root was invalidated meanwhile",
         (5, 16),
@@ -362,8 +370,9 @@ CHANGES: tuple[Change, ...] = (
         "x86-retry-protected-only",
         "Try an access again only if what it met was a write-protected page table",
         (6, 12),
+        "989a84c93f59",
         source="recordings: a read of gfn 0 without memslot faults twice on 5.10 and "
-        "6.1, once on 6.12; the releases between are unverified",
+        "6.1, once on 6.12; linux-next had the change shortly before v6.12-rc1",
     ),
     _row(
         "x86-slot-zap-quirk",

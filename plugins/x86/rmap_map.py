@@ -20,6 +20,7 @@ from kvmarch_x86.spte import (
     is_shadow_present_pte,
     make_spte,
     spte_to_pfn,
+    without_dirty,
 )
 from kvmarch_x86.state import ENTRIES, Role
 
@@ -149,6 +150,8 @@ def _mmu_set_spte(
         host_writable=host_writable,
         prefetch=prefetch,
     )
+    if not vm.arch.rules.dirty_over_writable:
+        new = without_dirty(layout, new, table.get(index))
     if new & layout.writable_mask and slot.bitmap:
         vm.mark_page_dirty(slot, gfn)
     changed = table.get(index) != new

@@ -96,6 +96,8 @@ class Rules(NamedTuple):
     """A read without memslot that the MMIO cache does not name is tried again."""
     early_retry: bool
     """A fault looks for invalidations before it takes mmu_lock."""
+    dirty_over_writable: bool
+    """A new leaf that may be written has D whatever it replaces."""
     spurious_first: bool
     """A fault that a present leaf allows already builds nothing."""
     splits_on_fault: bool
@@ -165,6 +167,7 @@ _WHEN: dict[str, tuple[str, bool]] = {
     "fast_fault_huge": ("x86-fast-fault-huge", True),
     "retries_uncached": ("x86-retry-protected-only", False),
     "early_retry": ("x86-early-retry", True),
+    "dirty_over_writable": ("x86-no-dirty-over-writable", False),
     "spurious_first": ("x86-spurious-first", True),
     "splits_on_fault": ("x86-split-on-fault", True),
     "marks_when_dropped": ("x86-pfn-flags-at-fault", False),

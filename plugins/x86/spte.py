@@ -36,6 +36,7 @@ __all__ = [
     "spte_has_volatile_bits",
     "spte_to_pfn",
     "spte_write_protect",
+    "without_dirty",
 ]
 
 from collections.abc import Callable
@@ -362,6 +363,18 @@ def make_spte(
     if prefetch:
         return mark_spte_for_access_track(layout, spte)
     return spte
+
+
+def without_dirty(layout: Layout, new: int, old: int) -> int:
+    """Return a new leaf, without D if what it replaces has W.
+
+    A table and an MMIO entry have it as well as a leaf that is writable.
+
+    :Kernel: make_spte(), is_writable_pte(); v5.16 to v6.12
+    """
+    if old & layout.writable_mask:
+        return new & ~layout.shadow_dirty_mask
+    return new
 
 
 def make_nonleaf_spte(layout: Layout, child: int) -> int:

@@ -36,6 +36,7 @@ from kvmarch_x86.spte import (
     make_huge_page_split_spte,
     make_nonleaf_spte,
     make_spte,
+    without_dirty,
 )
 from kvmarch_x86.stale import is_page_fault_stale
 from kvmarch_x86.state import ENTRIES, X86Vm
@@ -137,8 +138,8 @@ def huge_level(vm: Vm, slot: Memslot, gfn: int, access: str) -> int:
     return 2 if vm.mm.level_pages(vpn) >= pages else 1
 
 
-def _new_leaf(vcpu: Vcpu, fault: Fault, level: int) -> int:
-    """Return the entry that a fault installs at its goal."""
+def _new_leaf(vcpu: Vcpu, fault: Fault, level: int, old: int) -> int:
+    """Return the entry that a fault installs at its goal, in place of an old one."""
     vm = vcpu.vm
     arch: X86Vm = vm.arch
     if fault.slot is None:
@@ -151,7 +152,10 @@ def _new_leaf(vcpu: Vcpu, fault: Fault, level: int) -> int:
             place=arch.place_generation,
         )
     pfn = fault.pfn & -pages_per_hpage(level)
-    return leaf_bits(arch.layout, level, fault.writable) | pfn << PAGE_SHIFT
+    new = leaf_bits(arch.layout, level, fault.writable) | pfn << PAGE_SHIFT
+    if arch.rules.dirty_over_writable:
+        return new
+    return without_dirty(arch.layout, new, old)
 
 
 def note_set_spte(vcpu: Vcpu, fault: Fault, level: int, spte: int) -> None:
@@ -184,7 +188,7 @@ def _aim(vcpu: Vcpu, fault: Fault) -> Target:
     if level > goal:
         what = HUGE if is_shadow_present_pte(layout, old) else LINK
         return Target(what, table, index, old)
-    new = _new_leaf(vcpu, fault, level)
+    new = _new_leaf(vcpu, fault, level, old)
     if new == old:
         return DONE_BEFORE
     return Target(LEAF, table, index, old, new)
@@ -204,7 +208,7 @@ def _aim_above(vcpu: Vcpu, fault: Fault, goal: int) -> Target:
     if arch.nx_huge_pages:
         # The small pages may be executable: they stay (disallowed_hugepage_adjust()).
         return _aim_small(vcpu, fault)
-    return Target(LEAF, table, index, old, _new_leaf(vcpu, fault, goal))
+    return Target(LEAF, table, index, old, _new_leaf(vcpu, fault, goal, old))
 
 
 def _aim_small(vcpu: Vcpu, fault: Fault) -> Target:
@@ -212,7 +216,7 @@ def _aim_small(vcpu: Vcpu, fault: Fault) -> Target:
     table, index, old = lowest(vcpu.vm, vcpu.arch.root_pa, fault.gfn)
     if _spurious(vcpu.vm.arch, fault, old, table.level):
         return DONE_BEFORE
-    new = _new_leaf(vcpu, fault, table.level)
+    new = _new_leaf(vcpu, fault, table.level, old)
     return DONE_BEFORE if new == old else Target(LEAF, table, index, old, new)
 
 

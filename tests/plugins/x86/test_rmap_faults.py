@@ -113,17 +113,20 @@ def test_a_fault_that_changes_nothing(rmap, release, mapped):
     assert not m.vm.ledger.owed
 
 
-def test_an_entry_is_updated_in_place(rmap):
-    m = rmap((6, 1))
+@pytest.mark.parametrize(
+    ("release", "dirty"), [((5, 15), 0x200), ((6, 1), 0), ((6, 13), 0x200)]
+)
+def test_an_entry_is_updated_in_place(rmap, release, dirty):
+    m = rmap(release)
     slot = m.slot()
     m.access(3)
     prefetched = m.entry(2)
     root = m.vcpu.arch.root_pa
     m.locked(rmap_map, m.vm, slot, 2, m.pfn(2), 1, root_pa=root, host_writable=True)
 
-    assert prefetched == m.pfn(2) << 12 | 0x0600000000000A77
-    assert m.entry(2) == m.pfn(2) << 12 | 0x0600000000000B77
-    assert not m.events("flush_owed")
+    assert prefetched & 0xFFFFFFFFFF == m.pfn(2) << 12 | 0xA77
+    assert m.entry(2) == prefetched & ~0x200 | 0x100 | dirty
+    assert bool(m.events("flush_owed")) == (not dirty)
 
 
 @pytest.mark.parametrize(

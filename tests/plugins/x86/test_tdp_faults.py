@@ -370,3 +370,20 @@ def test_a_fault_that_needs_no_table(machine, release, how):
     # Only W is missing.
     assert m.access(3, "write") == how
     assert [event["why"] for event in m.events("guest_fault")[1:]] == ["permission"]
+
+
+@pytest.mark.parametrize(
+    ("release", "dirty"),
+    [((5, 15), 1), ((5, 16), 0), ((6, 1), 0), ((6, 12), 0), ((6, 13), 1), ((7, 2), 1)],
+)
+@pytest.mark.parametrize("mmu", ["tdp", "rmap"])
+def test_what_takes_the_place_of_an_mmio_entry_is_clean_for_a_while(
+    machine, release, dirty, mmu
+):
+    m = machine(release, mmu=mmu, paging="npt")
+    assert m.access(3) == "mmio"
+    m.slot()
+    assert m.access(3) == "done"
+    assert m.access(4) == "done"
+
+    assert [m.entry(gfn) >> 6 & 1 for gfn in (3, 4)] == [dirty, 1]
