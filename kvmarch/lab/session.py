@@ -49,7 +49,8 @@ BOOT = 3
 class Config:
     """What is booted, and how.
 
-    :param arguments: of modules, by name: ``{"kvm": "tdp_mmu=0"}``.
+    :param arguments: of modules, by name: ``{"kvm": "tdp_mmu=0"}``. Those of a module
+        that is part of the kernel go to its command line.
     :param append: more words for the kernel's command line.
     :param cpu: QEMU's CPU model; the architecture's usual one if it is empty.
     :param limit: seconds that a step may take.
@@ -81,13 +82,20 @@ def booted(arch: Loaded, config: Config) -> Iterator["Session"]:
         name: (data, config.arguments.get(name, ""))
         for name, data in load_order(config.kernel.modules, machine.modules).items()
     }
+    # What is no module that is loaded may be part of the kernel.
+    words = [
+        f"{name}.{word}"
+        for name, text in config.arguments.items()
+        for word in text.split()
+        if name not in modules
+    ]
     archive = initramfs(program, modules, machine.parameters, machine.filters)
     emulator = Emulator(
         machine,
         boot_image(config.kernel, machine),
         archive,
         mib=config.mib,
-        append=config.append,
+        append=" ".join([config.append, *words]),
         limit=config.limit,
     )
     with emulator:
