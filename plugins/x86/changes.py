@@ -197,7 +197,7 @@ CHANGES: tuple[Change, ...] = (
     ),
     _row(
         "x86-no-dirty-over-writable",
-        "A new leaf gets no D if what it replaces has W: a leaf, a table, an MMIO entry",
+        "A new leaf gets no D if what it replaces has W: leaf, table or MMIO entry",
         (5, 16),
         until=(6, 13),
         source="the releases are from memory; seen in v6.1 and v6.12, not in v5.10 and "
