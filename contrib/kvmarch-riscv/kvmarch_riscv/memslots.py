@@ -165,6 +165,12 @@ async def _split_slot(vm: Vm, slot: Memslot) -> None:
 # Commit
 # -------------------------------------------------------------------------
 
+initially_set_log = Choice(
+    "initially_set_log", "whether a dirty bitmap may start with every bit set"
+)
+initially_set_log.add(False)
+initially_set_log.add(True, "riscv-initially-set")
+
 heeds_all_set = Choice(
     "riscv_heeds_all_set", "whether a bitmap that starts all set defers protection"
 )
@@ -283,6 +289,7 @@ async def _wp_masked_and_split(
 CHOICES = (
     limit_is_inside,
     split_after_wp,
+    initially_set_log,
     heeds_all_set,
     flush_after_wp,
     dirty_log_masked,

@@ -255,3 +255,8 @@ def test_huge_leaves_are_split_when_logging_begins(switches, level):
     (row,) = json.loads(printed)["rows"]
     assert row["level_logged"] == level
     assert row["violations"] == "none"
+
+
+def test_bitmaps_may_start_with_every_bit_set_since_v6_19():
+    assert not kernel().initially_set_log
+    assert kernel("riscv-initially-set").initially_set_log
