@@ -5,8 +5,8 @@ __all__ = ["Entry", "survey"]
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from kvmarch.format.walk import WalkLayout
 from kvmarch.kernel.boot import Machine
-from kvmarch.kernel.vm import Vm
 
 _EMPTY = ("table", "absent")
 
@@ -38,24 +38,23 @@ def survey(machine: Machine, also: Iterable[int] = ()) -> tuple[Entry, ...]:
         for slot in memslots.slots
         for gfn in range(slot.base_gfn, slot.base_gfn + slot.npages)
     }
+    layout = vm.k.walk.fn(vm.k, vm.options)
     found: dict[tuple[int, int], Entry] = {}
     for gfn in sorted(gfns.union(also)):
         value, level = vm.k.entry.fn(vm, gfn)
-        pages = _pages(vm, value, level)
+        pages = _pages(layout, value, level)
         if pages:
             first = gfn & -pages
             found.setdefault((first, level), Entry(first, level, value))
     return tuple(found[key] for key in sorted(found))
 
 
-def _pages(vm: Vm, value: int, level: int) -> int:
+def _pages(layout: WalkLayout | None, value: int, level: int) -> int:
     """Return for how many pages an entry stands, a power of two; 0 if it is empty."""
-    layout = vm.k.walk.fn(vm.k, vm.options)
     if layout is None:
         return 1 if value else 0
     there = layout.by_level[level]
     rule = next((r for r in there.rules if value & r.mask == r.value), None)
     if rule is not None and rule.role in _EMPTY:
         return 0
-    pages: int = 1 << there.shift - layout.page_shift
-    return pages
+    return 1 << there.shift - layout.page_shift
