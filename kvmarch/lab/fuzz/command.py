@@ -129,6 +129,19 @@ def _fuzz(
     comparer = Comparer(huge_pages, repoint)
     fuzz = Fuzz(one, model, comparer)
     begun, count = time.monotonic(), 0
+    told: set[str] = set()
+
+    def tell(number: int, line: str) -> None:
+        """Say once of each property that the model's kernel loses it."""
+        for loss in model.lost:
+            if loss.property not in told:
+                told.add(loss.property)
+                say(
+                    f"VM {number}: {line}: the model loses {loss.property}: "
+                    f"{loss.sentence}\n"
+                )
+
+    fuzz.watch = tell
     for found in fuzz.run(asked.seed, asked.steps, shape, asked.first):
         count += 1
         text = show(found, comparer, model.names)

@@ -26,11 +26,11 @@ from kvmarch.lab.sides import Memory, Setup
 from kvmarch.scenarios.verbs import LEAVE_GPA
 
 WEIGHTS: Mapping[str, int] = {
-    "read": 22,
-    "write": 22,
-    "exec": 5,
+    "read": 28,
+    "write": 20,
+    "exec": 7,
     "outside": 4,
-    "slot": 10,
+    "slot": 12,
     "overlap": 3,
     "wrong": 5,
     "flags": 8,
@@ -40,12 +40,12 @@ WEIGHTS: Mapping[str, int] = {
     "reshape": 3,
     "touch": 6,
     "dontneed": 6,
-    "mprotect": 8,
+    "mprotect": 14,
     "munmap": 3,
     "mremap": 2,
-    "fork": 3,
-    "ksm_merge": 4,
-    "dirty_get": 8,
+    "fork": 1,
+    "ksm_merge": 5,
+    "dirty_get": 9,
     "dirty_clear": 4,
     "manual_protect": 1,
 }
@@ -107,6 +107,8 @@ class _Generator:
     slots: dict[tuple[int, int], _Slot] = field(default_factory=dict)
     split: set[str] = field(default_factory=set)
     merged: tuple[int, int] | None = None
+    last: tuple[str, int] = ("", 0)
+    """The page that the host has changed last: the guest likes to go there."""
     forks: int = 0
     vcpus: int = 1
     manual: bool = False
@@ -137,7 +139,9 @@ class _Generator:
     # -- choosing ----------------------------------------------------------------------
 
     def name(self) -> str:
-        """Return a memory, but that of the code."""
+        """Return a memory, but that of the code; often the one of last time."""
+        if self.last[0] and self.rng.random() < 0.4:
+            return self.last[0]
         return self.rng.choice([name for name in self.memories if name != "code"])
 
     def part(self, name: str) -> tuple[int, int]:
@@ -148,6 +152,8 @@ class _Generator:
             huge = self.shape.huge_pages
             edges += [huge - 1, huge, huge // 2, have - huge]
         first = rng.choice([edge for edge in edges if 0 <= edge < have])
+        if rng.random() < 0.5 and self.last[0] == name:
+            first = self.last[1]
         left = have - first
         counts = [1, 1, 2, 3, left // 2, left, left]
         if self.memories[name].huge:
@@ -228,12 +234,23 @@ class _Generator:
             return None
         (as_id, _), slot = found
         gfn = self.in_slot(slot)
+        if self.rng.random() < 0.5:
+            slot, gfn = self.changed() or (slot, gfn)
         page = slot.page + gfn - slot.gfn
         if verb == "exec":
             inside = page < self.memories[slot.memory].pages
             if as_id or not inside or not self.state[slot.memory][page] & _CODE:
                 return None
         return _line(verb, gfn=gfn, **self.vcpu())
+
+    def changed(self) -> tuple[_Slot, int] | None:
+        """Return a slot with the page that the host has changed last, and its gfn."""
+        name, page = self.last
+        for (as_id, _), slot in sorted(self.slots.items()):
+            at = page - slot.page
+            if not as_id and slot.memory == name and 0 <= at < slot.pages:
+                return slot, slot.gfn + at
+        return None
 
     def vcpu(self) -> dict[str, int]:
         """Return which vCPU, as an argument if it is not the first."""
@@ -387,6 +404,11 @@ class _Generator:
 
     # -- the host ----------------------------------------------------------------------
 
+    def pages(self, name: str, first: int, count: int) -> dict[str, object]:
+        """Return the arguments of a step about pages, and note one of them."""
+        self.last = name, first + self.rng.randrange(count)
+        return {"memory": name, "page": first, "pages": count}
+
     def touch(self) -> str | None:
         name = self.name()
         first, count = self.part(name)
@@ -395,7 +417,7 @@ class _Generator:
         state = self.state[name]
         state[first : first + count] = [_ALL] * count
         value = self.rng.choice((1, 2, 3, 4))
-        return _line("touch", **_pages(name, first, count), value=value)
+        return _line("touch", **self.pages(name, first, count), value=value)
 
     def dontneed(self) -> str | None:
         name = self.name()
@@ -403,7 +425,7 @@ class _Generator:
         if not self.all_have(name, first, count, _MAPPED):
             return None
         self.forget(name, first, count, _CODE)
-        return _line("dontneed", **_pages(name, first, count))
+        return _line("dontneed", **self.pages(name, first, count))
 
     def mprotect(self) -> str | None:
         name = self.name()
@@ -411,20 +433,22 @@ class _Generator:
         if not self.all_have(name, first, count, _MAPPED):
             return None
         self.split.add(name)
-        prot = self.rng.choice(("r", "rw", "rw"))
+        # Rather what it is not yet.
+        writable = self.all_have(name, first, count, _WRITABLE)
+        prot = "r" if writable == (self.rng.random() < 0.8) else "rw"
         state = self.state[name]
         for page in range(first, first + count):
             state[page] |= _WRITABLE
             if prot == "r":
                 state[page] &= ~_WRITABLE
-        return _line("mprotect", **_pages(name, first, count), prot=prot)
+        return _line("mprotect", **self.pages(name, first, count), prot=prot)
 
     def munmap(self) -> str | None:
         name = self.name()
         first, count = self.part(name)
         self.split.add(name)
         self.forget(name, first, count, _ALL)
-        return _line("munmap", **_pages(name, first, count))
+        return _line("munmap", **self.pages(name, first, count))
 
     def mremap(self) -> str | None:
         """Move pages of one mapping: one page, or all of a memory that is whole."""
@@ -444,7 +468,7 @@ class _Generator:
         self.state["there"] = [*moved, *rest]
         self.forget(name, first, count, _ALL)
         assert first + count <= have
-        return _line("mremap", **_pages(name, first, count), to="there")
+        return _line("mremap", **self.pages(name, first, count), to="there")
 
     def fork(self) -> str | None:
         if self.forks >= FORKS:
@@ -463,7 +487,7 @@ class _Generator:
             return None
         self.merged = first, first + count
         self.split.add("ram")
-        return _line("ksm_merge", **_pages("ram", first, count))
+        return _line("ksm_merge", **self.pages("ram", first, count))
 
     # -- dirty logs --------------------------------------------------------------------
 
@@ -507,10 +531,6 @@ class _Generator:
 
 def _line(verb: str, **args: object) -> str:
     return " ".join([verb, *(f"{name}={value}" for name, value in args.items())])
-
-
-def _pages(name: str, first: int, count: int) -> dict[str, object]:
-    return {"memory": name, "page": first, "pages": count}
 
 
 def program(

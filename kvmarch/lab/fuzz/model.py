@@ -12,7 +12,7 @@ from kvmarch.lab.fuzz.scenario import scenario_of
 from kvmarch.lab.sides import Leaf, Look, Setup
 from kvmarch.lab.steps import ACCESSES, gpa_of, line_of
 from kvmarch.machine.run import run_path
-from kvmarch.machine.world import Event
+from kvmarch.machine.world import Event, Violation
 from kvmarch.scenarios.play import set_up, task_path
 from kvmarch.scenarios.records import Memory, StepLine
 from kvmarch.scenarios.verbs import LEAVE_GPA, VERBS, Context, values
@@ -29,8 +29,8 @@ _TASK = "probe"
 class ModelSide:
     """A kernel of the model as a side: see :class:`kvmarch.lab.sides.Side`.
 
-    What the model finds lost is in :attr:`Look.kernel_log`, as a real kernel's
-    warnings are.
+    A WARN that fires is in :attr:`Look.kernel_log`, as a real kernel's are. Other
+    properties that are lost no kernel tells of; :attr:`lost` has them.
 
     :param options: every option of the architecture, see ``ArchInfo.settle``.
     """
@@ -43,6 +43,8 @@ class ModelSide:
         self.options: Mapping[str, Any] = options
         self.names = Names(Machine(k, options, k.walk.fn(k, options)))
         self._shift = self.page_size.bit_length() - 1
+        self.lost: list[Violation] = []
+        """What the VM at hand has lost besides, in order."""
         self._context: Context | None = None
         self._memory: dict[str, Memory] = {}
         self._accessed: set[int] = set()
@@ -52,6 +54,7 @@ class ModelSide:
         program = scenario_of(setup, ())
         self._memory = {row.name: row for row in program.memory}
         self._accessed = set()
+        self.lost = []
         self._context = set_up(program, self.k, self.options)
 
     def do(self, line: str) -> Look:
@@ -77,12 +80,12 @@ class ModelSide:
         results: dict[tuple[str, int], Any] = {}
         run_path(world, task_path(context, results, _TASK, tuple(lines)), _TASK)
         found = next((e.data for e in world.events if e.name == "survey"), None)
+        fresh = world.violations[lost:]
+        self.lost.extend(loss for loss in fresh if loss.property != "warn")
         look = Look(
             tuple(self._answers(checked, results[_TASK, 0], world.events)),
             walked=found is not None,
-            kernel_log=tuple(
-                f"{v.property}: {v.sentence}" for v in world.violations[lost:]
-            ),
+            kernel_log=tuple(v.sentence for v in fresh if v.property == "warn"),
         )
         if found is None:
             return look

@@ -2,7 +2,7 @@
 
 __all__ = ["Difference", "Found", "Fuzz", "Tally"]
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -61,6 +61,8 @@ class Fuzz:
     def __init__(self, one: Side, other: Side, comparer: Comparer) -> None:
         self.one, self.other, self.comparer = one, other, comparer
         self.tally = Tally()
+        self.watch: Callable[[int, str], None] = lambda _number, _line: None
+        """Called after each line that agrees, with the number of the VM."""
 
     def run(
         self, seed: int, steps: int, shape: Shape, first: int = 0
@@ -74,7 +76,7 @@ class Fuzz:
             made = program(seed, number, LENGTH, shape)
             left = steps - self.tally.steps
             made = made._replace(lines=made.lines[:left])
-            done, seen = self.attempt(made)
+            done, seen = self.attempt(made, number)
             self.tally.steps += done
             self.tally.machines += 1
             self.tally.unlike += self.comparer.unlike
@@ -83,9 +85,10 @@ class Fuzz:
                 yield self.shortest(number, cut, seen)
             number += 1
 
-    def attempt(self, made: Program) -> tuple[int, Seen | None]:
+    def attempt(self, made: Program, number: int = -1) -> tuple[int, Seen | None]:
         """Run one program on both sides, as far as they agree.
 
+        :param number: of the VM; -1 if nobody is to hear of its steps.
         :returns: how many lines were done, and what the last one showed.
         """
         self.comparer.begin(made.setup)
@@ -98,6 +101,8 @@ class Fuzz:
                 difference = self.comparer.compare(*looks)
                 if difference is not None:
                     return done, Seen(difference, looks)
+                if number >= 0:
+                    self.watch(number, line)
                 if self.comparer.unlike:
                     break
         except (LabError, ModelError) as error:
