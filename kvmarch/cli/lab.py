@@ -93,7 +93,14 @@ def boot_plan(given: dict[str, Any]) -> Plan:
     :param given: the options by name; they are taken out.
     """
     from kvmarch.lab.kernels import resolve
-    from kvmarch.lab.session import Config, machine_of
+    from kvmarch.lab.machines import machine_of
+
+    try:
+        from kvmarch.lab.session import Config
+    except ImportError as error:
+        raise LabError(
+            f"looking at a machine's memory needs {error.name}: install kvmarch[lab]"
+        ) from None
 
     plugins = load_plugins()
     arch = plugins.get(given.pop("arch"))
@@ -177,7 +184,7 @@ def fetch(release: str, arch: str, mirror: str | None) -> None:
     The system's apt is asked for its mirrors only; nothing of it is changed.
     """
     from kvmarch.lab.fetch import fetch as work
-    from kvmarch.lab.session import machine_of
+    from kvmarch.lab.machines import machine_of
 
     with showing_console():
         machine = machine_of(load_plugins().get(arch))

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from kvmarch.errors import LabError
-from kvmarch.lab.session import Config, Session, booted, machine_of
+from kvmarch.lab.machines import machine_of
+from kvmarch.lab.session import Config, Session, booted
 from kvmarch.lab.sides import Look, Memory, Setup
 from kvmarch.lab.steps import check_verbs, content_of
 from kvmarch.plugins import Loaded

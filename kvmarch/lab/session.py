@@ -1,6 +1,6 @@
 """A booted kernel that serves one VM after the other, step by step."""
 
-__all__ = ["Config", "Session", "booted", "machine_of"]
+__all__ = ["Config", "Session", "booted"]
 
 import contextlib
 import re
@@ -18,6 +18,7 @@ from kvmarch.lab.counters import definition, read_counters
 from kvmarch.lab.events import Event, read_event
 from kvmarch.lab.initramfs import initramfs
 from kvmarch.lab.kernels import KernelFiles, boot_image
+from kvmarch.lab.machines import machine_of
 from kvmarch.lab.modules import load_order
 from kvmarch.lab.observe import Observer, Seen, candidates
 from kvmarch.lab.qemu import Emulator
@@ -100,17 +101,6 @@ def booted(arch: Loaded, config: Config) -> Iterator["Session"]:
     )
     with emulator:
         yield Session(arch, machine, emulator, config)
-
-
-def machine_of(arch: Loaded) -> LabMachine:
-    """Return how an architecture is booted.
-
-    :raises LabError: its plugin does not say.
-    """
-    if "lab" not in arch.operations:
-        raise LabError(f"the plugin of {arch.name} does not say how the lab boots it")
-    machine: LabMachine = arch.operations["lab"]()
-    return machine
 
 
 class Session:

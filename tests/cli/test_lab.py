@@ -1,5 +1,7 @@
 """``kvmarch lab run`` and ``lab fetch``: what is refused before anything is booted."""
 
+import sys
+
 import pytest
 from click.testing import CliRunner
 
@@ -96,3 +98,16 @@ def test_without_apt_there_is_nothing_to_fetch(tmp_path):
 
     assert status == 2
     assert output.startswith("kvmarch: no ")
+
+
+def test_without_numpy_the_error_says_what_to_install(image, monkeypatch):
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    for name in [name for name in sys.modules if name.startswith("kvmarch.lab.")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("words", "tree", "scan"):
+        monkeypatch.delitem(sys.modules, f"kvmarch.walk.{name}", raising=False)
+
+    status, output = lab("run", "change_pte", "-a", "x86", "-k", image)
+
+    assert status == 2
+    assert "needs numpy: install kvmarch[lab]" in output

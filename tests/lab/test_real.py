@@ -84,7 +84,8 @@ def test_a_recording_agrees_with_the_model(tmp_path, arch, scenario):
 @pytest.fixture(scope="module")
 def session():
     from kvmarch.lab.kernels import resolve
-    from kvmarch.lab.session import Config, booted, machine_of
+    from kvmarch.lab.machines import machine_of
+    from kvmarch.lab.session import Config, booted
 
     arch = plugins.load().get("x86")
     kernel = resolve(machine_of(arch), RELEASE, None, None, print)
