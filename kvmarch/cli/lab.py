@@ -94,13 +94,7 @@ def boot_plan(given: dict[str, Any]) -> Plan:
     """
     from kvmarch.lab.kernels import resolve
     from kvmarch.lab.machines import machine_of
-
-    try:
-        from kvmarch.lab.session import Config
-    except ImportError as error:
-        raise LabError(
-            f"looking at a machine's memory needs {error.name}: install kvmarch[lab]"
-        ) from None
+    from kvmarch.lab.session import Config
 
     plugins = load_plugins()
     arch = plugins.get(given.pop("arch"))
@@ -147,6 +141,10 @@ def showing_console() -> Iterator[None]:
             if error.console:
                 click.echo(f"{error.console}\n", err=True)
             raise
+        except ImportError as error:
+            raise LabError(
+                f"the lab needs {error.name or error}: install kvmarch[lab]"
+            ) from None
 
 
 @lab.command()
@@ -164,9 +162,9 @@ def run(scenarios: tuple[str, ...], output: str | None, **given: Any) -> None:
     Everything that can be seen is kept after each step. One boot serves all scenarios;
     each has a VM and a process of its own.
     """
-    from kvmarch.lab.record import record
-
     with showing_console():
+        from kvmarch.lab.record import record
+
         plan = boot_plan(given)
         chosen = [scenario_of(name, plan.plugins) for name in scenarios]
         place = Path(output) if output else None
@@ -253,7 +251,8 @@ def fuzz(
     After each step answers, tables and pages are compared. What differs is shrunk to
     the shortest sequence that shows it, and kept as a scenario and a recording.
     """
-    from kvmarch.lab.fuzz.command import Asked, fuzz_kernel, fuzz_models
+    with showing_console():
+        from kvmarch.lab.fuzz.command import Asked, fuzz_kernel, fuzz_models
 
     place = Path(folder)
     if not place.is_dir():

@@ -110,4 +110,4 @@ def test_without_numpy_the_error_says_what_to_install(image, monkeypatch):
     status, output = lab("run", "change_pte", "-a", "x86", "-k", image)
 
     assert status == 2
-    assert "needs numpy: install kvmarch[lab]" in output
+    assert "the lab needs numpy: install kvmarch[lab]" in output
