@@ -3,20 +3,28 @@
 Models mm/huge_memory.c; the notification is that of generic facts 2.14.
 """
 
-__all__ = ["split_huge", "split_partial", "split_pmd"]
+__all__ = ["CHOICES", "split_huge", "split_partial", "split_pmd"]
 
+from kvmarch.changes import Choice
 from kvmarch.kernel.mmu_notifier import (
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
 )
-from kvmarch.machine.host import PFN_SHIFT, SPECIAL, Mm
+from kvmarch.machine.host import DIRTY, PFN_SHIFT, SPECIAL, Mm
 from kvmarch.machine.steps import op
+
+split_keeps_dirty = Choice(
+    "split_keeps_dirty", "whether the entries of a huge page that is split are dirty"
+)
+split_keeps_dirty.add(False)
+split_keeps_dirty.add(True, "split-keeps-dirty")
 
 
 def split_pmd(mm: Mm, first: int) -> None:
     """Turn a huge host entry into entries of base page size.
 
-    Those of the huge zero page become entries of the zero page.
+    Those of the huge zero page become entries of the zero page. Before v6.2 D goes to
+    the page and not to the entries.
 
     :Kernel: __split_huge_pmd_locked(), __split_huge_zero_page_pmd().
     """
@@ -24,6 +32,8 @@ def split_pmd(mm: Mm, first: int) -> None:
     pages = 1 << mm.pmd_order
     step = 1 << PFN_SHIFT
     mm.set_entry(first, 0, pages)
+    if not mm.k.split_keeps_dirty:
+        entry &= ~DIRTY
     if mm.host.is_zero(entry >> PFN_SHIFT):
         entry = mm.host.zero_pfn << PFN_SHIFT | entry & step - 1 | SPECIAL
         step = 0
@@ -78,3 +88,6 @@ async def split_partial(mm: Mm, start: int, end: int) -> None:
     met = await _met_in_part(mm, start, end)
     for hva in met:
         await split_huge(mm, hva)
+
+
+CHOICES = (split_keeps_dirty,)

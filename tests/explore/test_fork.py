@@ -40,7 +40,7 @@ class Forking(SmallProgram):
         self.host = HostMemory(self.world)
         self.mm = Mm(self.world, self.host, "mm", page_shift=12, pmd_order=0)
         self.mm.k = k
-        self.mm.add_vma(Vma(HVA, HVA + 0x1000))
+        self.mm.add_vma(Vma(HVA, HVA + 0x1000, anon=True))
         self.pfn = self.host.alloc("anon", 0)
         page = self.host.pages[self.pfn]
         page.refs = page.maps = 1

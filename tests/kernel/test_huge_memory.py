@@ -10,7 +10,7 @@ from kvmarch.kernel.mmap import (
     oom_reap,
     populate,
 )
-from kvmarch.machine.host import PFN_SHIFT, Vma
+from kvmarch.machine.host import DIRTY, PFN_SHIFT, Vma
 
 HUGE = 512
 
@@ -112,3 +112,13 @@ def test_a_huge_page_that_goes_as_a_whole_leaves_room_for_another(huge):
 
     assert huge.access(3, "write") == "done"
     assert len(huge.mm.pmds) == 1
+
+
+@pytest.mark.parametrize(("release", "dirty"), [((6, 1), False), ((6, 2), True)])
+def test_entries_of_a_split_page_are_dirty_since_v6_2(bench, release, dirty):
+    one = bench(release, pages=0)
+    one.mm.add_vma(Vma(one.at(0), one.at(HUGE), huge=True))
+    populate(one.mm, one.at(0), one.at(HUGE), huge=True)
+    one.do(madvise_dontneed(one.mm, one.at(1), one.at(2)))
+
+    assert bool(one.mm.pte(one.vpn(0)) & DIRTY) == dirty

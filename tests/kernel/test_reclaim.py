@@ -7,7 +7,7 @@ from kvmarch.kernel.huge_memory import split_huge
 from kvmarch.kernel.mmap import populate
 from kvmarch.kernel.reclaim import age, collapse, migrate, reclaim, reclaim_idle
 from kvmarch.kernel.vcpu import guest_access
-from kvmarch.machine.host import PFN_SHIFT, PRESENT, YOUNG, Vma
+from kvmarch.machine.host import DIRTY, PFN_SHIFT, PRESENT, YOUNG, Vma
 
 BIG = 0x7F80_0000_0000
 PAGE = 4096
@@ -198,7 +198,8 @@ def test_what_cannot_be_collapsed_stays(big, why):
 
 def test_splitting_keeps_the_pages(big):
     big.do(collapse(big.mm, BIG))
-    before = [big.mm.pte(BIG // PAGE + n) for n in range(512)]
+    # Until v6.1 D goes to the page only.
+    before = [big.mm.pte(BIG // PAGE + n) & ~DIRTY for n in range(512)]
 
     done = big.do(split_huge(big.mm, BIG + 9 * PAGE))
     again = big.do(split_huge(big.mm, BIG + 9 * PAGE))
