@@ -10,7 +10,11 @@ from typing import Any
 
 from kvmarch.machine.world import Event
 from kvmarch.recordings.read import LeafTable, Recording, Stage, Survey
-from kvmarch.recordings.surveys import compare_entries, compare_frames
+from kvmarch.recordings.surveys import (
+    alike_but_for_tables,
+    compare_entries,
+    compare_frames,
+)
 from kvmarch.scenarios.play import Played, ranges_of
 
 NOTIFIER_EVENTS = (
@@ -192,7 +196,8 @@ class Comparison:
         if real.entries is None:
             yield self.row(stage, "tree", "not compared", "the root was not found")
             return
-        why = compare_entries(real.entries, ours["entries"], self.repoint)
+        alike = alike_but_for_tables(self.k, self.options)
+        why = compare_entries(real.entries, ours["entries"], self.repoint, alike)
         yield self.row(stage, "tree", "differ" if why else "agree", why)
 
     def repoint(self, entry: int, level: int) -> int:

@@ -21,6 +21,7 @@ from kvmarch.lab.record import CODE_GPA
 from kvmarch.lab.session import Config, Session, booted
 from kvmarch.lab.sides import Memory, Setup, Side
 from kvmarch.plugins import Loaded, link
+from kvmarch.recordings.surveys import alike_but_for_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ def _fuzz(
         moved: int = k.entry_repoint.fn(k, options, entry, level, pfn)
         return moved
 
-    comparer = Comparer(huge_pages, repoint)
+    comparer = Comparer(huge_pages, repoint, alike_but_for_tables(k, options))
     fuzz = Fuzz(one, model, comparer)
     begun, count = time.monotonic(), 0
     told: set[str] = set()

@@ -3,7 +3,8 @@
 What a kernel may choose by itself is let pass by these rules, and by nothing else:
 
 - Which page a frame is. Page numbers of one side are put into the entries of the
-  other; which pages are the same one is compared.
+  other; which pages are the same one is compared. Where KVM's tables lie does not
+  count, see :func:`~kvmarch.recordings.surveys.alike_but_for_tables`.
 - Whether a run that fails names an exit: the errno decides.
 - What the warning says: there is one, or there is none.
 - Whether the host had a huge page to give. Where the second side's memory begins a
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from kvmarch.lab.sides import Leaf, Look, Setup
-from kvmarch.recordings.surveys import compare_entries, compare_frames
+from kvmarch.recordings.surveys import compare_entries, compare_frames, exactly
 
 _EXIT_OF_FAILURE = re.compile(r"( rc=-\d+) exit=\d+")
 _GPA = re.compile(r"\b(gpa|size|mmio|id)=\S+|\s(?!rc)[0-9a-f]+(?= errno)")
@@ -44,13 +45,18 @@ class Comparer:
     :param huge_pages: pages of a huge page; 1 if there are none.
     :param repoint: returns an entry of the second side, at its level, with another
         page; see ``kvmarch_entry_repoint``.
+    :param alike: whether entries of both sides are the same at a level.
     """
 
     def __init__(
-        self, huge_pages: int, repoint: Callable[[int, int, int], int]
+        self,
+        huge_pages: int,
+        repoint: Callable[[int, int, int], int],
+        alike: Callable[[int, int, int], bool] = exactly,
     ) -> None:
         self._huge_pages = huge_pages
         self._repoint = repoint
+        self._alike = alike
         self._pages: dict[int, int] = {}
         self._huge: dict[str, int] = {}
         self.unlike = False
@@ -89,6 +95,7 @@ class Comparer:
             ((leaf.gfn, leaf.level, leaf.entry) for leaf in real.leaves),
             ((leaf.gfn, leaf.level, leaf.entry) for leaf in model.leaves),
             self._moved(model),
+            self._alike,
         )
         return Difference("tree", "", text) if text else None
 
@@ -99,8 +106,10 @@ class Comparer:
         ours = {(leaf.gfn, leaf.level): leaf for leaf in model.leaves}
         for place in sorted(theirs.keys() | ours.keys()):
             left, right = theirs.get(place), ours.get(place)
-            if left and right and left.entry == moved(right.entry, right.level):
-                continue
+            if left and right:
+                entry = moved(right.entry, right.level)
+                if self._alike(left.entry, entry, left.level):
+                    continue
             if left:
                 yield left, True
             if right:
