@@ -25,7 +25,7 @@ def test_the_same_kernel_agrees_with_itself():
 
 
 def test_a_change_that_is_taken_away_is_found_and_kept(tmp_path):
-    where = ("--steps", 600, "--save", tmp_path)
+    where = ("--steps", 4000, "--save", tmp_path)
     status, output = fuzz(*MODEL, "--without", "dirty-clear-tail", *where)
 
     assert status == 1

@@ -12,6 +12,8 @@ Some things are left out, because no side could say what happens next:
   decided by what lies there.
 - KSM scans whatever is mergeable, in every process; so each merge names what those
   before it did, and after a fork there is none.
+- No slot that succeeds reaches beyond its memory. The program in the lab keeps the
+  addresses around it for itself, without any permission, and some architectures look.
 - No slot covers the page of the guest's code, or the address at which it leaves.
 """
 
@@ -107,6 +109,8 @@ class _Generator:
     slots: dict[tuple[int, int], _Slot] = field(default_factory=dict)
     split: set[str] = field(default_factory=set)
     merged: tuple[int, int] | None = None
+    doubtful: set[_Slot] = field(default_factory=set)
+    """Slots that some architectures refuse, for what they could not write to."""
     last: tuple[str, int] = ("", 0)
     """The page that the host has changed last: the guest likes to go there."""
     forks: int = 0
@@ -239,7 +243,9 @@ class _Generator:
         page = slot.page + gfn - slot.gfn
         if verb == "exec":
             inside = page < self.memories[slot.memory].pages
-            if as_id or not inside or not self.state[slot.memory][page] & _CODE:
+            if as_id or not inside or slot in self.doubtful:
+                return None
+            if not self.state[slot.memory][page] & _CODE:
                 return None
         return _line(verb, gfn=gfn, **self.vcpu())
 
@@ -283,6 +289,13 @@ class _Generator:
         args |= {"as_id": key[0]} if key[0] else {}
         return _line("slot", **args, **more)
 
+    def believe(self, key: tuple[int, int], slot: _Slot) -> None:
+        """Note that there is a slot now, if the kernel does not object."""
+        self.slots[key] = slot
+        pages = slot.memory, slot.page, slot.pages
+        if not self.all_have(*pages, _MAPPED | _WRITABLE):
+            self.doubtful.add(slot)
+
     def left(self, slot: _Slot) -> int:
         """Return the pages of a slot's memory from its first one on."""
         return self.memories[slot.memory].pages - slot.page
@@ -291,15 +304,13 @@ class _Generator:
         """Return a slot that could be, wherever."""
         name = self.name()
         page, pages = self.part(name)
-        if self.rng.random() < 0.05:
-            pages = self.memories[name].pages - page + 2  # beyond the memory
         return _Slot(self.gfn(pages), pages, name, page, self.flag())
 
     def slot_(self) -> str | None:
         key, slot = self.key(), self.new()
         if key in self.slots or not self.is_free(key[0], slot.gfn, slot.pages):
             return None
-        self.slots[key] = slot
+        self.believe(key, slot)
         return self.make(key, slot)
 
     def overlap(self) -> str | None:
@@ -356,7 +367,7 @@ class _Generator:
         key, slot = found
         words = set(filter(None, slot.flags.split(",")))
         changed = ",".join(sorted(words ^ {"log_dirty"}))
-        self.slots[key] = slot._replace(flags=changed)
+        self.believe(key, slot._replace(flags=changed))
         return self.make(key, self.slots[key])
 
     def same(self) -> str | None:
@@ -375,7 +386,7 @@ class _Generator:
         keeps = ("readonly" in flags) == ("readonly" in slot.flags)
         moved = slot._replace(gfn=gfn, flags=flags)
         if keeps:
-            self.slots[key] = moved
+            self.believe(key, moved)
         return self.make(key, moved)
 
     def delete(self) -> str | None:
