@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from kvmarch.changes import RELEASES, Release, find_release, show_release
-from kvmarch.errors import UnknownNameError
+from kvmarch.errors import LabError, UnknownNameError
 from kvmarch.lab.fuzz.compare import Comparer
-from kvmarch.lab.fuzz.generate import Shape
+from kvmarch.lab.fuzz.generate import Program, Shape
 from kvmarch.lab.fuzz.model import ModelSide
 from kvmarch.lab.fuzz.run import Found, Fuzz
 from kvmarch.lab.fuzz.save import save_recording, save_scenario
@@ -22,6 +22,7 @@ from kvmarch.lab.session import Config, Session, booted
 from kvmarch.lab.sides import Memory, Setup, Side
 from kvmarch.plugins import Loaded, link
 from kvmarch.recordings.surveys import alike_but_for_tables
+from kvmarch.scenarios.records import Scenario
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +144,18 @@ def _fuzz(
                 )
 
     fuzz.watch = tell
-    for found in fuzz.run(asked.seed, asked.steps, shape, asked.first):
-        count += 1
-        text = show(found, comparer, model.names)
-        say(text + _keep(one, found, asked))
-        if count >= asked.most:
-            break
+    try:
+        for found in fuzz.run(asked.seed, asked.steps, shape, asked.first):
+            count += 1
+            text = show(found, comparer, model.names)
+            say(text + _keep(one, found, asked))
+            if count >= asked.most:
+                break
+    except LabError:
+        # A kernel that panics or hangs cannot be asked again: keep what it was at.
+        if fuzz.doing is not None:
+            say(_keep_last(one, fuzz.doing, asked))
+        raise
     took = time.monotonic() - begun
     tally = fuzz.tally
     against = f"{arch.name} {one.kernel} and model {show_release(k.release)}"
@@ -160,23 +167,38 @@ def _fuzz(
     return count
 
 
-def _keep(one: Side, found: Found, asked: Asked) -> str:
-    """Write a difference as files; return where they are."""
-    name = f"fuzz-{one.arch}-{one.kernel}-{asked.seed}-{found.number}"
-    difference = found.seen.difference
-    scenario = scenario_of(
-        found.program.setup,
-        found.program.lines,
-        name,
-        f"{difference.what}: {difference.text}",
-        f"kvmarch lab fuzz --arch {one.arch} --kernel {one.kernel} "
-        f"--seed {asked.seed} --first {found.number}",
+def _scenario(
+    one: Side, asked: Asked, program: Program, end: str, title: str, more: str = ""
+) -> tuple[Scenario, Path]:
+    """Write a program as a scenario; return it, and where it is."""
+    name = f"fuzz-{one.arch}-{one.kernel}-{asked.seed}-{end}"
+    command = (
+        f"kvmarch lab fuzz --arch {one.arch} --kernel {one.kernel} --seed {asked.seed}"
     )
+    scenario = scenario_of(*program, name, title, command + more)
     path = asked.folder / f"{name}.toml"
     save_scenario(scenario, path)
+    return scenario, path
+
+
+def _keep_last(one: Side, program: Program, asked: Asked) -> str:
+    """Write what was done when a kernel did not answer any more."""
+    title = "After the last step the kernel did not answer"
+    _, path = _scenario(one, asked, program, "last", title)
+    return f"  kept: {path}"
+
+
+def _keep(one: Side, found: Found, asked: Asked) -> str:
+    """Write a difference as files; return where they are."""
+    difference = found.seen.difference
+    title = f"{difference.what}: {difference.text}"
+    more = f" --first {found.number}"
+    scenario, path = _scenario(
+        one, asked, found.program, str(found.number), title, more
+    )
     kept = [str(path)]
     if isinstance(one, Session):
-        path = asked.folder / f"{name}.json"
+        path = path.with_suffix(".json")
         save_recording(one, scenario, path)
         kept.append(str(path))
     return f"  kept: {', '.join(kept)}\n"

@@ -21,10 +21,18 @@ __all__ = ["WEIGHTS", "Program", "Shape", "program"]
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from kvmarch.lab.sides import Memory, Setup
+from kvmarch.lab.fuzz.chooser import (
+    EVERYTHING,
+    HAS_CODE,
+    MAPPED,
+    SLOT_IDS,
+    WRITABLE,
+    Chooser,
+    Program,
+    Shape,
+    Slot,
+)
 from kvmarch.scenarios.verbs import LEAVE_GPA
 
 WEIGHTS: Mapping[str, int] = {
@@ -53,182 +61,13 @@ WEIGHTS: Mapping[str, int] = {
 }
 """How often each kind of step is tried; the names are methods of the generator."""
 
-CODE_GPA = 0xE000_0000
-"""Where the page of the guest's code is, in bytes."""
-TOP_GPA = 0xD000_0000
-"""Slots that succeed end below it, so that every guest can reach them."""
 FORKS = 3
-SLOT_IDS = 7
-_MAPPED, _WRITABLE, _CODE = 1, 2, 4
-_ALL = _MAPPED | _WRITABLE | _CODE
-_WRONG_FLAGS = (0x4, 0x80, 1 << 31)
-_HIGH_IDS = (509, 511, 512, 513, 32763, 32764, 32765, 32766, 32767, 32768, 65535)
+WRONG_FLAGS = (0x4, 0x80, 1 << 31)
+HIGH_IDS = (509, 511, 512, 513, 32763, 32764, 32765, 32766, 32767, 32768, 65535)
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What of the machine decides which steps make sense.
-
-    :param page_size: bytes.
-    :param huge_pages: pages of a huge page; 1 if there are none.
-    :param readonly: whether slots may be read-only.
-    :param address_spaces: of memslots.
-    :param vcpus: at most so many.
-    """
-
-    page_size: int = 4096
-    huge_pages: int = 512
-    readonly: bool = True
-    address_spaces: int = 1
-    vcpus: int = 2
-
-
-class Program(NamedTuple):
-    """A VM and what is done with it."""
-
-    setup: Setup
-    lines: tuple[str, ...]
-
-
-class _Slot(NamedTuple):
-    """A memslot as the generator believes it to be."""
-
-    gfn: int
-    pages: int
-    memory: str
-    page: int
-    flags: str
-
-
-@dataclass(slots=True)
-class _Generator:
-    shape: Shape
-    rng: random.Random
-    memories: dict[str, Memory] = field(default_factory=dict)
-    state: dict[str, list[int]] = field(default_factory=dict)
-    slots: dict[tuple[int, int], _Slot] = field(default_factory=dict)
-    split: set[str] = field(default_factory=set)
-    merged: tuple[int, int] | None = None
-    doubtful: set[_Slot] = field(default_factory=set)
-    """Slots that some architectures refuse, for what they could not write to."""
-    last: tuple[str, int] = ("", 0)
-    """The page that the host has changed last: the guest likes to go there."""
-    forks: int = 0
-    vcpus: int = 1
-    manual: bool = False
-
-    # -- the VM ------------------------------------------------------------------------
-
-    def begin(self) -> Setup:
-        rng, huge = self.rng, self.shape.huge_pages
-        contents = tuple(rng.choice((1, 1, 2, 3)) for _ in range(8))
-        self._memory(Memory("code", 1))
-        self._memory(Memory("ram", 16, contents=contents))
-        self._memory(Memory("rom", 8))
-        self._memory(Memory("spare", 8, contents=None))
-        self._memory(Memory("there", 16, contents=None))
-        if huge > 1 and rng.random() < 0.6:
-            touched = None if rng.random() < 0.3 else ()
-            count = rng.choice((huge, 2 * huge, 2 * huge))
-            self._memory(Memory("big", count, huge=True, contents=touched))
-        self.vcpus = rng.randint(1, self.shape.vcpus)
-        code = CODE_GPA // self.shape.page_size
-        return Setup(tuple(self.memories.values()), self.vcpus, code)
-
-    def _memory(self, row: Memory) -> None:
-        self.memories[row.name] = row
-        here = _MAPPED | _WRITABLE if row.contents is None else _ALL
-        self.state[row.name] = [here] * row.pages
-
-    # -- choosing ----------------------------------------------------------------------
-
-    def name(self) -> str:
-        """Return a memory, but that of the code; often the one of last time."""
-        if self.last[0] and self.rng.random() < 0.4:
-            return self.last[0]
-        return self.rng.choice([name for name in self.memories if name != "code"])
-
-    def part(self, name: str) -> tuple[int, int]:
-        """Return first page and number of pages, at an edge rather than between."""
-        have, rng = self.memories[name].pages, self.rng
-        edges = [0, 1, have // 2, have - 1]
-        if self.memories[name].huge:
-            huge = self.shape.huge_pages
-            edges += [huge - 1, huge, huge // 2, have - huge]
-        first = rng.choice([edge for edge in edges if 0 <= edge < have])
-        if rng.random() < 0.5 and self.last[0] == name:
-            first = self.last[1]
-        left = have - first
-        counts = [1, 1, 2, 3, left // 2, left, left]
-        if self.memories[name].huge:
-            counts += [self.shape.huge_pages]
-        return first, rng.choice([count for count in counts if 1 <= count <= left])
-
-    def slot(self) -> tuple[tuple[int, int], _Slot] | None:
-        """Return a slot that there should be."""
-        if not self.slots:
-            return None
-        key = self.rng.choice(sorted(self.slots))
-        return key, self.slots[key]
-
-    def in_slot(self, slot: _Slot) -> int:
-        """Return a gfn of a slot, one at an edge rather than between."""
-        last, rng = slot.pages - 1, self.rng
-        near = [0, 1, last - 1, last, rng.randint(0, last), rng.randint(0, last)]
-        huge = self.shape.huge_pages
-        near += [-slot.gfn % huge, -slot.gfn % huge - 1] if huge > 1 else []
-        return slot.gfn + rng.choice([at for at in near if 0 <= at <= last])
-
-    def gfn(self, pages: int) -> int:
-        """Return where a slot of some pages could begin, near others or boundaries."""
-        rng, huge = self.rng, self.shape.huge_pages
-        places = [0, 1, 16, 3 * huge, 4 * huge, 4 * huge + 1, 5 * huge - 1]
-        places.append(0x4000_0000 // self.shape.page_size)
-        for slot in self.slots.values():
-            places += [
-                slot.gfn + slot.pages,
-                slot.gfn - pages,
-                slot.gfn + slot.pages + 1,
-            ]
-        return rng.choice([gfn for gfn in places if gfn >= 0])
-
-    def is_free(self, as_id: int, gfn: int, pages: int, but: int = -1) -> bool:
-        """Return whether nothing is at some gfns, nor what must stay reachable."""
-        size = self.shape.page_size
-        if gfn < 0 or (gfn + pages) * size > TOP_GPA:
-            return False
-        if gfn <= LEAVE_GPA // size < gfn + pages:
-            return False
-        return not any(
-            slot.gfn < gfn + pages and gfn < slot.gfn + slot.pages
-            for (space, number), slot in self.slots.items()
-            if space == as_id and number != but
-        )
-
-    def flag(self) -> str:
-        """Return flags, as text."""
-        every = ["", "", "log_dirty"]
-        if self.shape.readonly:
-            every += ["readonly", "log_dirty,readonly"]
-        return self.rng.choice(every)
-
-    def key(self) -> tuple[int, int]:
-        """Return address space and number of a slot, the first space rather."""
-        rng = self.rng
-        as_id = 0
-        if self.shape.address_spaces > 1 and rng.random() < 0.15:
-            as_id = rng.randrange(1, self.shape.address_spaces)
-        return as_id, rng.randint(1, SLOT_IDS)
-
-    def forget(self, name: str, first: int, count: int, bits: int) -> None:
-        """Note that pages have lost something."""
-        state = self.state[name]
-        for page in range(first, first + count):
-            state[page] &= ~bits
-
-    def all_have(self, name: str, first: int, count: int, bits: int) -> bool:
-        """Return whether pages have something."""
-        return all(s & bits == bits for s in self.state[name][first : first + count])
+class _Generator(Chooser):
+    """Makes up one step at a time; None if that kind makes no sense now."""
 
     # -- the guest ---------------------------------------------------------------------
 
@@ -245,11 +84,11 @@ class _Generator:
             inside = page < self.memories[slot.memory].pages
             if as_id or not inside or slot in self.doubtful:
                 return None
-            if not self.state[slot.memory][page] & _CODE:
+            if not self.state[slot.memory][page] & HAS_CODE:
                 return None
         return _line(verb, gfn=gfn, **self.vcpu())
 
-    def changed(self) -> tuple[_Slot, int] | None:
+    def changed(self) -> tuple[Slot, int] | None:
         """Return a slot with the page that the host has changed last, and its gfn."""
         name, page = self.last
         for (as_id, _), slot in sorted(self.slots.items()):
@@ -281,7 +120,7 @@ class _Generator:
 
     # -- memslots ----------------------------------------------------------------------
 
-    def make(self, key: tuple[int, int], slot: _Slot, **more: int) -> str:
+    def make(self, key: tuple[int, int], slot: Slot, **more: int) -> str:
         args: dict[str, object] = {"id": key[1], "memory": slot.memory, "gfn": slot.gfn}
         args |= {"page": slot.page} if slot.page else {}
         args |= {"pages": slot.pages} if slot.pages != self.left(slot) else {}
@@ -289,22 +128,22 @@ class _Generator:
         args |= {"as_id": key[0]} if key[0] else {}
         return _line("slot", **args, **more)
 
-    def believe(self, key: tuple[int, int], slot: _Slot) -> None:
+    def believe(self, key: tuple[int, int], slot: Slot) -> None:
         """Note that there is a slot now, if the kernel does not object."""
         self.slots[key] = slot
         pages = slot.memory, slot.page, slot.pages
-        if not self.all_have(*pages, _MAPPED | _WRITABLE):
+        if not self.all_have(*pages, MAPPED | WRITABLE):
             self.doubtful.add(slot)
 
-    def left(self, slot: _Slot) -> int:
+    def left(self, slot: Slot) -> int:
         """Return the pages of a slot's memory from its first one on."""
         return self.memories[slot.memory].pages - slot.page
 
-    def new(self) -> _Slot:
+    def new(self) -> Slot:
         """Return a slot that could be, wherever."""
         name = self.name()
         page, pages = self.part(name)
-        return _Slot(self.gfn(pages), pages, name, page, self.flag())
+        return Slot(self.gfn(pages), pages, name, page, self.flag())
 
     def slot_(self) -> str | None:
         key, slot = self.key(), self.new()
@@ -336,7 +175,7 @@ class _Generator:
         if how == 0:
             return self.make(key, slot, offset=rng.choice((1, 8, size // 2)))
         if how == 1:
-            flags = rng.choice(_WRONG_FLAGS)
+            flags = rng.choice(WRONG_FLAGS)
             return self.make(key, slot._replace(flags=f"{flags:#x}"))
         if how == 2:
             end = (1 << 64) // size
@@ -350,7 +189,7 @@ class _Generator:
             as_id = self.shape.address_spaces + rng.choice((0, 1, 7))
             return self.make((as_id, key[1]), slot)
         if how == 5:
-            number = rng.choice(_HIGH_IDS)
+            number = rng.choice(HIGH_IDS)
             return _line("slot_delete", id=number)
         if how == 6:
             number = rng.choice((32768, 40000, 65535))
@@ -423,42 +262,42 @@ class _Generator:
     def touch(self) -> str | None:
         name = self.name()
         first, count = self.part(name)
-        if not self.all_have(name, first, count, _MAPPED | _WRITABLE):
+        if not self.all_have(name, first, count, MAPPED | WRITABLE):
             return None
         state = self.state[name]
-        state[first : first + count] = [_ALL] * count
+        state[first : first + count] = [EVERYTHING] * count
         value = self.rng.choice((1, 2, 3, 4))
         return _line("touch", **self.pages(name, first, count), value=value)
 
     def dontneed(self) -> str | None:
         name = self.name()
         first, count = self.part(name)
-        if not self.all_have(name, first, count, _MAPPED):
+        if not self.all_have(name, first, count, MAPPED):
             return None
-        self.forget(name, first, count, _CODE)
+        self.forget(name, first, count, HAS_CODE)
         return _line("dontneed", **self.pages(name, first, count))
 
     def mprotect(self) -> str | None:
         name = self.name()
         first, count = self.part(name)
-        if not self.all_have(name, first, count, _MAPPED):
+        if not self.all_have(name, first, count, MAPPED):
             return None
         self.split.add(name)
         # Rather what it is not yet.
-        writable = self.all_have(name, first, count, _WRITABLE)
+        writable = self.all_have(name, first, count, WRITABLE)
         prot = "r" if writable == (self.rng.random() < 0.8) else "rw"
         state = self.state[name]
         for page in range(first, first + count):
-            state[page] |= _WRITABLE
+            state[page] |= WRITABLE
             if prot == "r":
-                state[page] &= ~_WRITABLE
+                state[page] &= ~WRITABLE
         return _line("mprotect", **self.pages(name, first, count), prot=prot)
 
     def munmap(self) -> str | None:
         name = self.name()
         first, count = self.part(name)
         self.split.add(name)
-        self.forget(name, first, count, _ALL)
+        self.forget(name, first, count, EVERYTHING)
         return _line("munmap", **self.pages(name, first, count))
 
     def mremap(self) -> str | None:
@@ -471,13 +310,13 @@ class _Generator:
         if name in self.split or name == "ram":
             count = 1
         count = min(count, self.memories["there"].pages)
-        if not self.all_have(name, first, count, _MAPPED) or self.memories[name].huge:
+        if not self.all_have(name, first, count, MAPPED) or self.memories[name].huge:
             return None
         self.split |= {name, "there"}
         moved = self.state[name][first : first + count]
         rest = [0] * (self.memories["there"].pages - count)
         self.state["there"] = [*moved, *rest]
-        self.forget(name, first, count, _ALL)
+        self.forget(name, first, count, EVERYTHING)
         assert first + count <= have
         return _line("mremap", **self.pages(name, first, count), to="there")
 
@@ -494,7 +333,7 @@ class _Generator:
             end = max(end, first + count)
             first = min(start, first)
             count = end - first
-        if self.forks or not self.all_have("ram", first, count, _MAPPED):
+        if self.forks or not self.all_have("ram", first, count, MAPPED):
             return None
         self.merged = first, first + count
         self.split.add("ram")
@@ -515,7 +354,7 @@ class _Generator:
             return None
         as_id, number = found
         if self.rng.random() < 0.1:
-            number = self.rng.choice((*range(SLOT_IDS + 1), *_HIGH_IDS))
+            number = self.rng.choice((*range(SLOT_IDS + 1), *HIGH_IDS))
         return _line("dirty_get", id=number, **({"as_id": as_id} if as_id else {}))
 
     def dirty_clear(self) -> str | None:

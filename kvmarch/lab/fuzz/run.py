@@ -61,6 +61,8 @@ class Fuzz:
     def __init__(self, one: Side, other: Side, comparer: Comparer) -> None:
         self.one, self.other, self.comparer = one, other, comparer
         self.tally = Tally()
+        self.doing: Program | None = None
+        """What the sides are at, up to the line at hand; None between VMs."""
         self.watch: Callable[[int, str], None] = lambda _number, _line: None
         """Called after each line that agrees, with the number of the VM."""
 
@@ -97,6 +99,7 @@ class Fuzz:
             self.one.begin(made.setup)
             self.other.begin(made.setup)
             for done, line in enumerate(made.lines, 1):
+                self.doing = made._replace(lines=made.lines[:done])
                 looks = self.one.do(line), self.other.do(line)
                 difference = self.comparer.compare(*looks)
                 if difference is not None:
@@ -113,6 +116,7 @@ class Fuzz:
         finally:
             self.one.end()
             self.other.end()
+        self.doing = None
         return done, None
 
     def shortest(self, number: int, cut: Program, seen: Seen) -> Found:

@@ -132,3 +132,32 @@ def test_what_is_found_is_kept_and_told(plugins, tmp_path):
     assert "dirty_clear" in said[0]
     assert "1 differences" in said[1]
     assert kept.title.startswith("answer: recorded clear rc=0")
+
+
+class Hangs(Dies):
+    """A side that does not come back from its first write, nor afterwards."""
+
+    def __init__(self, side):
+        super().__init__(side)
+        self.end = self.give_up
+        self.hangs = False
+
+    def do(self, line):
+        self.hangs = line.startswith("write")
+        return super().do(line)
+
+    def give_up(self):
+        if self.hangs:
+            raise LabError("no answer from the kernel for 60 seconds")
+        self.side.end()
+
+
+def test_what_a_kernel_hangs_at_is_known(plugins):
+    arch = plugins.get("x86")
+    one = Hangs(side(arch, (6, 1)))
+    other = side(arch, (6, 1))
+    run = Fuzz(one, other, Comparer(512, lambda *args: 0))
+    with pytest.raises(LabError, match="no answer"):
+        list(run.run(1, 60, Shape()))
+
+    assert run.doing.lines[-1].startswith("write")
