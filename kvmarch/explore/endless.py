@@ -3,11 +3,14 @@
 What comes first is run, and then the cycle once: the machine and every task must be
 where they were. Whether fairness allows to go on so is found out by trying, at each
 step of the cycle, whether those could move that do not.
+
+Where a step leads from a state is asked of the machine once. Of many schedules that
+are alike, as somebody tries them who makes one shorter, most are then only looked up.
 """
 
 __all__ = ["Endless", "Round", "moves_of"]
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
@@ -20,6 +23,9 @@ from kvmarch.machine.world import Violation
 
 Moves = tuple[int, ...]
 """Who takes each step, as the number of the task."""
+
+_State = tuple[frozenset[tuple[int, int]], tuple[Hashable, ...]]
+"""Cells that are not as in the beginning with their values, and each task's place."""
 
 
 def moves_of(names: tuple[str, ...], turns: Iterable[tuple[str, int]]) -> Moves:
@@ -59,7 +65,13 @@ class Endless:
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
-        self._known: dict[tuple[Moves, Moves], Round] = {}
+        self._number: dict[_State, int] = {}
+        """Of each state in which the machine has been; 0 is the first."""
+        self._known: list[dict[int, int | None]] = []
+        """By state and task, the state after its step; None if it cannot move."""
+        runner.begin()
+        self._stands = self._look()
+        """The state in which the machine is; -1 if running it has failed."""
 
     @classmethod
     @contextmanager
@@ -73,59 +85,71 @@ class Endless:
 
         :raises ExploreError: a step cannot be taken.
         """
-        key = first, cycle
-        if key not in self._known:
-            self._known[key] = self._round(first, cycle)
-        return self._known[key]
-
-    def _round(self, first: Moves, cycle: Moves) -> Round:
-        runner = self.runner
-        moving = tuple(runner.names[i] for i in sorted(set(cycle)))
-        self._run(first)
-        values, places = runner.state()
-        for i in cycle:
-            self._step(i)
-        values_after, places_after = runner.state()
-        names = runner.cells.names
-        differs = [
-            names[cell]
-            for cell in sorted(values.keys() | values_after.keys())
-            if values.get(cell) != values_after.get(cell)
-        ]
-        pairs = zip(runner.names, places, places_after, strict=True)
-        differs[:0] = [name for name, was, now in pairs if was != now]
-        if differs:
+        names = self.runner.names
+        moving = tuple(names[i] for i in sorted(set(cycle)))
+        moves = first + cycle
+        states = self._follow(moves)[len(first) :]
+        if states[0] != states[-1]:
+            differs = self._differing(states[0], states[-1])
             return Round(moving, differs=", ".join(differs[:3]))
-        return self._fair(first, cycle, moving)
-
-    def _fair(self, first: Moves, cycle: Moves, moving: tuple[str, ...]) -> Round:
-        """Try whether those who do not move in a cycle could."""
-        runner = self.runner
-        others = [
-            i for i in range(runner.count) if i not in cycle and not runner.is_done(i)
+        others = set(range(len(names))).difference(cycle)
+        able = [
+            {i for i in others if self._after(state, i, moves, at) is not None}
+            for at, state in enumerate(states[:-1], len(first))
         ]
-        sometimes, always = set[int](), set(others)
-        for i in others:
-            for at in range(len(cycle)):
-                self._run((*first, *cycle[:at]))
-                if runner.measure(i).moved:
-                    sometimes.add(i)
-                else:
-                    always.discard(i)
-        if always:
-            return Round(moving, able=tuple(runner.names[i] for i in sorted(always)))
-        return Round(moving, fairness="unfair" if sometimes else "queued")
+        if always := set.intersection(*able):
+            return Round(moving, able=tuple(names[i] for i in sorted(always)))
+        return Round(moving, fairness="unfair" if any(able) else "queued")
 
-    def _run(self, moves: Moves) -> None:
-        self.runner.begin()
-        for i in moves:
-            self._step(i)
+    def _differing(self, one: int, other: int) -> list[str]:
+        """Return the names of tasks, then of cells, that are not the same."""
+        states = list(self._number)
+        (values, places), (values_after, places_after) = states[one], states[other]
+        pairs = zip(self.runner.names, places, places_after, strict=True)
+        cells = sorted({cell for cell, _value in values ^ values_after})
+        return [
+            *(name for name, was, now in pairs if was != now),
+            *(self.runner.cells.names[cell] for cell in cells),
+        ]
 
-    def _step(self, i: int) -> None:
-        """Take a step.
+    def _follow(self, moves: Moves) -> list[int]:
+        """Return the states through which steps lead, the first state among them.
 
-        :raises ExploreError: it cannot be taken.
+        :raises ExploreError: one cannot be taken.
         """
+        states = [0]
+        for at, i in enumerate(moves):
+            after = self._after(states[-1], i, moves, at)
+            if after is None:
+                name = self.runner.names[i]
+                raise ExploreError(f"{name} cannot take a step of the schedule")
+            states.append(after)
+        return states
+
+    def _after(self, state: int, i: int, moves: Moves, at: int) -> int | None:
+        """Return the state after a task's step; None if it cannot move.
+
+        :param state: the one to which the first moves lead, as many as ``at``.
+        """
+        known = self._known[state]
+        if i not in known:
+            known[i] = self._try(state, i, moves[:at])
+        return known[i]
+
+    def _try(self, state: int, i: int, before: Moves) -> int | None:
         runner = self.runner
-        if runner.is_done(i) or not runner.measure(i).moved:
-            raise ExploreError(f"{runner.names[i]} cannot take a step of the schedule")
+        stands, self._stands = self._stands, -1
+        if stands != state:
+            runner.replay(before)
+        moved = not runner.is_done(i) and runner.measure(i).moved
+        self._stands = self._look() if moved else state
+        return self._stands if moved else None
+
+    def _look(self) -> int:
+        """Return the number of the state in which the machine is."""
+        values, places = self.runner.state()
+        state = frozenset(values.items()), places
+        number = self._number.setdefault(state, len(self._number))
+        if number == len(self._known):
+            self._known.append({})
+        return number

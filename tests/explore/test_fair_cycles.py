@@ -1,11 +1,12 @@
 """Random programs that may go on for ever, against a look at every set of movers."""
 
-from collections import deque
+from collections import Counter, deque
 from itertools import chain, combinations
 from random import Random
 
 import pytest
 
+from kvmarch.errors import ExploreError
 from kvmarch.explore.endless import Endless, moves_of
 from kvmarch.explore.programs import SmallProgram, load, store
 from kvmarch.explore.schedule import schedule_of
@@ -82,6 +83,11 @@ def program_of(codes):
 # -- the same, by hand -------------------------------------------------------------
 
 
+def start(codes):
+    """Return the first state: places, values, and who holds the lock."""
+    return (0,) * len(codes), (0,) * VARIABLES, -1
+
+
 def step(codes, state, task):
     """Return the state after a task's step; None if it cannot take one."""
     places, values, holder = state
@@ -104,7 +110,7 @@ def step(codes, state, task):
 
 def graph_of(codes):
     """Return each state's depth and moves."""
-    first = (0,) * len(codes), (0,) * VARIABLES, -1
+    first = start(codes)
     depths, moves, queue = {first: 0}, {}, deque([first])
     while queue:
         state = queue.popleft()
@@ -194,3 +200,75 @@ def test_every_fair_cycle_is_found_where_it_is_nearest(chunk, fairness):
         assert not shown.differs, seed
         assert shown.fairness in {fairness, "queued"}, seed
     assert lost > CHUNK // 10
+
+
+# -- many cycles, tried one after the other ------------------------------------------
+
+
+def round_by_hand(codes, first, cycle):
+    """Return whether a cycle comes back, its fairness, and who could always move.
+
+    None if a step of it cannot be taken.
+    """
+    state, states = start(codes), []
+    for at, task in enumerate(first + cycle):
+        if at >= len(first):
+            states.append(state)
+        state = step(codes, state, task)
+        if state is None:
+            return None
+    if state != states[0]:
+        return False, "", ()
+    others = [t for t in range(len(codes)) if t not in cycle]
+    able = {t: [step(codes, s, t) is not None for s in states] for t in others}
+    always = tuple(f"T{t}" for t in others if all(able[t]))
+    if always:
+        return True, "", always
+    return True, "unfair" if any(map(any, able.values())) else "queued", ()
+
+
+def random_walk(codes, random):
+    """Return moves up to a state that was there before, and from there back to it."""
+    state, moves, seen = start(codes), [], {}
+    while state not in seen:
+        seen[state] = len(moves)
+        able = [t for t in range(len(codes)) if step(codes, state, t) is not None]
+        if not able:
+            break
+        moves.append(random.choice(able))
+        state = step(codes, state, moves[-1])
+    at = seen[state]
+    return tuple(moves[:at]), tuple(moves[at:])
+
+
+def shown(endless, first, cycle):
+    """Return the same of what a machine does."""
+    try:
+        found = endless.round(first, cycle)
+    except ExploreError:
+        return None
+    return not found.differs, found.fairness, found.able
+
+
+def test_what_was_learnt_from_other_cycles_is_right_and_is_not_run_again():
+    told = Counter()
+    for seed in range(CHUNK):
+        codes, random = random_codes(seed), Random(seed)  # noqa: S311 - no secrets
+        tried = {}
+        with Endless.of(program_of(codes)) as endless:
+            for _ in range(20):
+                first, cycle = random_walk(codes, random)
+                if random.random() < 0.3:
+                    cycle += (random.randrange(len(codes)),)
+                if cycle:
+                    expected = round_by_hand(codes, first, cycle)
+                    tried[first, cycle] = expected
+                    told[expected and expected[:2]] += 1
+                    assert shown(endless, first, cycle) == expected, (seed, tried)
+            steps = endless.runner.steps
+            for pair, expected in tried.items():
+                assert shown(endless, *pair) == expected, seed
+            assert endless.runner.steps == steps
+    kinds = {None, (False, ""), (True, ""), (True, "queued"), (True, "unfair")}
+    assert told.keys() == kinds
+    assert min(told.values()) > CHUNK // 2
