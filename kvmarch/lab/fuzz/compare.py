@@ -7,6 +7,8 @@ What a kernel may choose by itself is let pass by these rules, and by nothing el
   count, see :func:`~kvmarch.recordings.surveys.alike_but_for_tables`.
 - Whether a run that fails names an exit: the errno decides.
 - What the warning says: there is one, or there is none.
+- How long a TLB keeps what nobody flushed. The model's are emptied before each step,
+  as those of emulators are whenever a guest is entered.
 - Whether the host had a huge page to give. Where the second side's memory begins a
   run of pages as long and as aligned as a huge page, and the first side's does not,
   the rest of this VM is not compared, and counted.

@@ -69,6 +69,10 @@ class ModelSide:
         checked = line_of(line, self._memory, len(vm.vcpus))
         lost = len(world.violations)
         del world.events[:]
+        for vcpu in vm.vcpus:
+            # A TLB may lose what it holds at any time. Emulated ones do so whenever a
+            # guest is entered: what a flush forgot is not seen there.
+            vcpu.tlb.drop_all()
         lines = [checked]
         if checked.verb in ACCESSES:
             args = values(VERBS[checked.verb], checked.args)
