@@ -180,34 +180,50 @@ fast_before_topup.add(True, "x86-fast-before-topup")
 # -- the fault ---------------------------------------------------------------------
 
 
+def _tries_again(vcpu: Vcpu, gfn: int, access: str) -> bool:
+    """Return whether a guest tries an access again that would have to be emulated.
+
+    What the MMIO cache does not name may have been a page table that was protected, so
+    a read of it is tried once more; the cache takes gfn 0 for none (recordings of 5.10
+    and 6.1).
+
+    :Kernel: mmio_info_in_cache(), retry_instruction()
+    """
+    rules = vcpu.vm.arch.rules
+    return not gfn and access == "read" and bool(rules.retries_uncached)
+
+
 @op(name="fill MMIO cache")
-def _kvm_handle_noslot_fault(vcpu: Vcpu, gfn: int) -> bool:
-    """Remember that a gfn has no memslot; return whether to emulate at once.
+def _kvm_handle_noslot_fault(vcpu: Vcpu, gfn: int, access: str) -> FaultResult | None:
+    """Remember that a gfn has no memslot; emulate at once if it cannot be marked.
+
+    An access is tried again once. Simplified: what else is emulated meanwhile, such as
+    a write to a read-only memslot, does not make the vCPU forget that it did.
 
     :Kernel: handle_abnormal_pfn(), kvm_handle_noslot_fault()
+    :returns: how the fault ends, None if the gfn is to be marked.
     """
     vcpu.k.mmio_cache_fill.fn(vcpu, gfn)
     arch: X86Vm = vcpu.vm.arch
     beyond = gfn >> min(arch.layout.mmio_gfn_bits, arch.gfn_bits)
-    return not arch.layout.shadow_mmio_value or beyond != 0
+    if arch.layout.shadow_mmio_value and not beyond:
+        return None
+    again = _tries_again(vcpu, gfn, access) and not vcpu.arch.retried
+    vcpu.arch.retried = again
+    return "guest" if again else "mmio"
 
 
 async def _no_slot(vcpu: Vcpu, gfn: int, access: str, seq: int) -> FaultResult:
     """Answer a fault where there is no memslot: mark it as MMIO and emulate.
 
-    What the MMIO cache does not name may have been a page table that was protected, so
-    a read of it is tried once more; the cache takes gfn 0 for none (recordings of 5.10
-    and 6.1). Simplified: where nothing is marked, it is emulated at once even so.
-
-    :Kernel: mmio_info_in_cache(), retry_instruction()
+    What is marked is found so if it is tried again, and is emulated then.
     """
-    emulate = await _kvm_handle_noslot_fault(vcpu, gfn)
-    if emulate:
-        return "mmio"
+    known = await _kvm_handle_noslot_fault(vcpu, gfn, access)
+    if known is not None:
+        return known
     fault = Fault(gfn, access, None, -1, False, seq)
     how = await vcpu.vm.k.x86_locked_map(vcpu, fault)
-    again = not gfn and access == "read" and vcpu.vm.arch.rules.retries_uncached
-    return "guest" if how == RETRY or again else "mmio"
+    return "guest" if how == RETRY or _tries_again(vcpu, gfn, access) else "mmio"
 
 
 @op(name="look up memslot, snapshot mmu_invalidate_seq")

@@ -175,7 +175,7 @@ class X86Vm(Part):
 class X86Vcpu(Part):
     """What one vCPU has loaded; it becomes ``vcpu.arch``."""
 
-    variables = ("root_pa", "root_as_id", "pml_buffer")
+    variables = ("root_pa", "root_as_id", "pml_buffer", "retried")
 
     def __init__(self) -> None:
         self.root_pa = 0
@@ -184,3 +184,6 @@ class X86Vcpu(Part):
         """The address space that it was loaded for."""
         self.pml_buffer: list[int] = []
         """The gfns that hardware has logged since the last exit."""
+        self.retried = False
+        """The last access to be emulated was tried again instead; only one that could
+        be, see :func:`~kvmarch_x86.fault.page_fault`."""
