@@ -3,8 +3,19 @@
 from collections.abc import Iterator
 from typing import Any
 
+import click
+
+from kvmarch.cli import command_line
 from kvmarch.scenarios.properties import ALWAYS_ON
 from kvmarch.scenarios.verbs import VERBS
+
+
+def on_startup(**_rest: Any) -> None:
+    """Import every command: the reference shows those that the group has by then."""
+    group = command_line()
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        group.get_command(context, name)
 
 
 def on_page_markdown(markdown: str, **_rest: Any) -> str:
