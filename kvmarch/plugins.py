@@ -13,7 +13,7 @@ from typing import Any
 
 import pluggy
 
-from kvmarch import hookspecs
+from kvmarch import hookspecs, toolspecs
 from kvmarch.arch import ArchInfo, ArchVerb, Deviation, LabMachine, Option
 from kvmarch.changes import (
     RELEASES,
@@ -188,6 +188,7 @@ def check(name: str, module: Any, distribution: str, version: str) -> Loaded:
     _check_api(name, module)
     manager = pluggy.PluginManager("kvmarch")
     manager.add_hookspecs(hookspecs)
+    manager.add_hookspecs(toolspecs)
     try:
         manager.register(module, name)
         manager.check_pending()

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from kvmarch import hookimpl, hookspecs, plugins
+from kvmarch import hookimpl, hookspecs, plugins, toolspecs
 from kvmarch.blame import RETURNS, blaming, checked
 from kvmarch.changes import Choice
 from kvmarch.errors import EntryError, KernelError, PluginError, TierError
@@ -22,6 +22,7 @@ OPERATIONS = sorted(
     | {"destroy_vm", "handle_request", "memslots_updated", "sync_dirty_log"}
     | {"vcpu_create", "vcpu_load", "walk"}
 )
+SPECS = vars(hookspecs) | vars(toolspecs)
 LOOKED_AT = {"entry_pfn", "entry_repoint", "leaf_table", "walk"}
 """Operations that no scenario calls, only those who look at entries."""
 
@@ -45,7 +46,7 @@ def altered(toy_module):
 
 def doing(name, what):
     """Return an implementation of a hook that does something else."""
-    arguments = hookspecs.__dict__[f"kvmarch_{name}"].__code__
+    arguments = SPECS[f"kvmarch_{name}"].__code__
     names = ", ".join(arguments.co_varnames[: arguments.co_argcount])
     begin = "async " if name in hookspecs.PATHS else ""
     space = {"what": what}
@@ -123,7 +124,7 @@ def test_a_wrong_type_over_which_the_core_stumbles_is_named(altered, name):
 @pytest.mark.parametrize("name", sorted(LOOKED_AT))
 def test_what_only_looks_is_named_by_the_contract(altered, name):
     k = plugins.link(checked(altered(**{name: doing(name, raising)})), (6, 9))
-    count = hookspecs.__dict__[f"kvmarch_{name}"].__code__.co_argcount
+    count = SPECS[f"kvmarch_{name}"].__code__.co_argcount
 
     with pytest.raises(PluginError, match=f"kvmarch_{name} raised ValueError"):
         getattr(k, name).fn(*[None] * count)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmarch import hookspecs
+from kvmarch import hookspecs, toolspecs
 from kvmarch.cli import command_line
 from kvmarch.kernel.table import CHANGES, CHOICES
 from kvmarch.plugins import load
@@ -19,7 +19,7 @@ TOP = Path(__file__).parent.parent
 CORE = TOP / "kvmarch"
 HOOKS = {
     name: function
-    for name, function in vars(hookspecs).items()
+    for name, function in (*vars(hookspecs).items(), *vars(toolspecs).items())
     if name.startswith("kvmarch_")
 }
 ARCHITECTURES = sorted(folder.name for folder in (TOP / "plugins").iterdir())
