@@ -4,6 +4,7 @@ Models mm/memory.c and hva_to_pfn() of virt/kvm/kvm_main.c; generic facts 2.14, 
 """
 
 __all__ = [
+    "CHOICES",
     "FaultIn",
     "faultin_pfn",
     "fixup_user_fault",
@@ -16,8 +17,13 @@ __all__ = [
 
 from typing import Any, NamedTuple
 
+from kvmarch.changes import Choice
 from kvmarch.kernel.huge_memory import split_huge
 from kvmarch.kernel.memslots import READONLY, Memslot
+from kvmarch.kernel.mmu_notifier import (
+    mmu_notifier_invalidate_range_end,
+    mmu_notifier_invalidate_range_start,
+)
 from kvmarch.kernel.vm import Vm
 from kvmarch.machine.host import (
     DIRTY,
@@ -67,7 +73,8 @@ def _fault_in_place(mm: Mm, vpn: int, write: bool) -> Any:
     """Resolve a host fault as far as no notifier is needed.
 
     :returns: ``done``, ``cow`` (the page must be copied), ``split`` (so must a page
-        of a huge mapping, which is split first) or ``error``.
+        of a huge mapping, which is split first), ``huge`` (a huge page takes the place
+        of the huge zero page) or ``error``.
     """
     if mm.ptl.writer is not None:
         # The entry is only judged with the page-table lock held, so that nobody takes
@@ -98,7 +105,9 @@ def _fault_in_place(mm: Mm, vpn: int, write: bool) -> Any:
         # reference but KVM's own short one exists here.
         _make_writable(mm, vpn)
         return "done"
-    return "cow" if vpn in mm.ptes else "split"
+    if vpn in mm.ptes:
+        return "cow"
+    return "huge" if page.kind == "zero" and mm.k.huge_over_zero else "split"
 
 
 def _map_new(mm: Mm, vpn: int, write: bool, vma: Vma) -> None:
@@ -261,6 +270,36 @@ async def wp_page_copy(mm: Mm, vpn: int, *, unshare: bool = False) -> bool:
     return True
 
 
+huge_over_zero = Choice(
+    "huge_over_zero", "whether a write to the huge zero page gets a huge page"
+)
+huge_over_zero.add(False)
+huge_over_zero.add(True, "huge-over-zero")
+
+
+@op(name="map huge page for the huge zero page")
+def _map_over_zero(mm: Mm, first: int) -> None:
+    entry = mm.pmds.get(first, 0)
+    if entry and mm.host.is_zero(entry >> PFN_SHIFT):
+        mm.set_entry(first, 0, 1 << mm.pmd_order)
+        bits = PRESENT | WRITE | DIRTY | YOUNG | SOFT_DIRTY | entry & EXEC
+        map_huge(mm, first, bits)
+
+
+async def _huge_zero_wp(mm: Mm, vpn: int) -> None:
+    """Give a writer a huge page in place of the huge zero page.
+
+    :Kernel: do_huge_zero_wp_pmd() (event CLEAR).
+    """
+    first = vpn >> mm.pmd_order << mm.pmd_order
+    start = first << mm.page_shift
+    end = start + (1 << mm.pmd_order + mm.page_shift)
+    await mmu_notifier_invalidate_range_start(mm, start, end)
+    async with mm.ptl.write():
+        await _map_over_zero(mm, first)
+    await mmu_notifier_invalidate_range_end(mm, start, end)
+
+
 async def handle_mm_fault(mm: Mm, vpn: int, write: bool) -> bool:
     """Resolve one host fault; return whether the access is allowed.
 
@@ -272,6 +311,8 @@ async def handle_mm_fault(mm: Mm, vpn: int, write: bool) -> bool:
         copied: bool = await wp_page_copy(mm, vpn)
         if not copied:
             return False
+    elif how == "huge":
+        await _huge_zero_wp(mm, vpn)
     elif how == "split":
         # do_huge_pmd_wp_page(): the fault is taken again on the page's own PTE.
         await split_huge(mm, vpn << mm.page_shift)
@@ -387,3 +428,6 @@ def host_mapping(vm: Vm, slot: Memslot, gfn: int) -> tuple[int, int]:
     """
     vpn = slot.hva(gfn, vm.page_shift) >> vm.page_shift
     return vm.mm.pte(vpn), vm.mm.level_pages(vpn)
+
+
+CHOICES = (huge_over_zero,)

@@ -95,6 +95,21 @@ def test_a_table_that_is_left_empty_goes_since_v7_0(bench, release, count):
     assert len(one.mm.pmds) == count
 
 
+@pytest.mark.parametrize(("release", "count"), [((6, 12), 0), ((6, 13), 1)])
+def test_a_write_to_the_huge_zero_page_gets_a_huge_page(bench, release, count):
+    one = bench(release, pages=0)
+    one.pages = HUGE
+    one.mm.add_vma(Vma(one.at(0), one.at(HUGE), huge=True))
+    one.slot()
+    one.access(3, "read")
+    assert one.access(3, "write") == "done"
+
+    assert len(one.mm.pmds) == count
+    assert one.mm.host.is_zero(one.mm.pte(one.vpn(4)) >> PFN_SHIFT) == (not count)
+    assert brackets(one) == [(0, HUGE)] if count else [(0, HUGE), (3, 4)]
+    assert one.lost == []
+
+
 def test_an_empty_table_of_base_pages_is_in_the_way_of_a_huge_page(huge):
     huge.do(madvise_dontneed(huge.mm, huge.at(1), huge.at(2)))
     huge.do(madvise_dontneed(huge.mm, huge.at(0), huge.at(HUGE)))
