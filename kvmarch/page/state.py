@@ -29,6 +29,9 @@ _BITS = (1 << PFN_SHIFT) - 1
 Rows = dict[tuple[str, str], str]
 """By group and label, the value."""
 
+_Told = list[tuple[tuple[str, str], str]]
+"""Rows, in order."""
+
 _OF: tuple[tuple[tuple[type, ...], str], ...] = (
     ((Tlb,), "TLBs"),
     ((Vm, Vcpu, Subscriptions, Ledger), "counters"),
@@ -48,29 +51,44 @@ class RowMaker:
         """Take what tells the entries of each VM, by the VM's name."""
         self.entries = entries
         self._known: dict[Any, tuple[Any, list[tuple[str, str]]]] = {}
+        self._of: dict[str, tuple[Any, str | _Told]] = {}
+        """By name, the values that were seen last, and what is said of them."""
 
     def rows_of(self, states: States) -> Rows:
         """Return everything that is known of a machine, as it was at the last look."""
         rows: Rows = {}
-        gfns: dict[str, dict[int, Any]] = {}
-        pages: dict[int, dict[str, Any]] = {}
-        for (name, variable), value in states.values.items():
+        pages: dict[str, str] = {}
+        for name, taken in states.taken:
+            known = self._of.get(name)
+            if known is None or known[0] is not taken:
+                known = self._of[name] = taken, self._tell(states, name, taken)
+            told = known[1]
+            if isinstance(told, str):
+                pages[name] = told
+            else:
+                rows.update(told)
+        for vm in states.machine.vms:
+            made = self._made(_gfns, self.entries[vm.name], states.entries[vm.name])
+            mark = "" if len(states.machine.vms) == 1 else f"{vm.name} "
+            rows.update((("entries", mark + label), text) for label, text in made)
+        made = self._made(_pages, pages)
+        rows.update((("host", label), text) for label, text in made)
+        rows.update((("locks", label), text) for label, text in _locks(states))
+        return rows
+
+    def _tell(
+        self, states: States, name: str, taken: Mapping[tuple[str, str], Any]
+    ) -> str | _Told:
+        """Return what is said of a page, or the rows of a part or of another piece."""
+        rows: _Told = []
+        for (_name, variable), value in taken.items():
             kind = states.kinds[name, variable]
             if kind is Page:
-                pages.setdefault(int(name[5:], 16), {})[variable] = value
-            elif variable.startswith("gfn "):
-                gfns.setdefault(name, {})[int(variable[4:], 16)] = value
-            else:
-                group = _group(kind)
-                told = self._made(_flat, name, kind, variable, value)
-                rows.update(((group, label), text) for label, text in told)
-        for vm, found in gfns.items():
-            told = self._made(_gfns, self.entries[vm], found)
-            mark = "" if len(states.machine.vms) == 1 else f"{vm} "
-            rows.update((("entries", mark + label), text) for label, text in told)
-        told = self._made(_pages, pages)
-        rows.update((("host", label), text) for label, text in told)
-        rows.update((("locks", label), text) for label, text in _locks(states))
+                return _page(
+                    {variable: value for (_, variable), value in taken.items()}
+                )
+            made = self._made(_flat, name, kind, variable, value)
+            rows += [((_group(kind), label), text) for label, text in made]
         return rows
 
     def _made(
@@ -173,17 +191,18 @@ def _gfns(
         yield f"gfn {run}", f"{number}{goes_on} {kind}{inside}, level {level}"
 
 
-def _pages(pages: Mapping[int, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Yield the host's pages: what they are, who refers to them."""
+def _page(values: Mapping[str, Any]) -> str:
+    """Return what a page of the host is, and who refers to it."""
+    says = [str(values["kind"])]
+    says += [f"{n} {values[n]}" for n in ("refs", "maps") if n in values]
+    says += [n for n in ("dirty", "accessed", "freed") if values.get(n)]
+    return ", ".join(says)
 
-    def told(values: Mapping[str, Any]) -> str:
-        says = [str(values["kind"])]
-        says += [f"{n} {values[n]}" for n in ("refs", "maps") if n in values]
-        says += [n for n in ("dirty", "accessed", "freed") if values.get(n)]
-        return ", ".join(says)
 
-    numbered = ((pfn, told(values)) for pfn, values in sorted(pages.items()))
-    for run, text in runs_of(numbered):
+def _pages(pages: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the host's pages by name; those that say the same share a row."""
+    numbered = ((int(name[5:], 16), text) for name, text in pages.items())
+    for run, text in runs_of(sorted(numbered)):
         yield f"page {run}", text
 
 

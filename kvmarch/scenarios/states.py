@@ -108,6 +108,13 @@ class States:
             self._name(part, type(part).__name__.lower())
         self.parts = parts
         self.values: dict[tuple[str, str], Any] = {}
+        self.taken: list[tuple[str, dict[tuple[str, str], Any]]] = []
+        """Names of parts and pieces, with the values of each.
+
+        What is made of atoms only is the same object as long as it stays as it is.
+        """
+        self.entries: dict[str, dict[int, tuple[int, int]]] = {}
+        """By VM and gfn, its lowest entry and the level."""
         self._taken: dict[str, tuple[list[Any], dict[tuple[str, str], Any]]] = {}
         self.kinds: dict[tuple[str, str], Any] = {}
         self.look()
@@ -135,6 +142,7 @@ class States:
         world = self.machine.world
         losses = len(world.violations)
         before, self.values = self.values, {}
+        self.taken = []
         self._pieces: dict[str, Any] = {}
         for part in self.parts:
             self._take(self._names[id(part)], part)
@@ -157,6 +165,7 @@ class States:
         known = self._taken.get(name)
         if known is not None and known[0] == raw:
             self.values.update(known[1])
+            self.taken.append((name, known[1]))
             return
         untold = _untold(kind)
         taken = {}
@@ -166,6 +175,7 @@ class States:
                 taken[name, variable] = value
                 self.kinds[name, variable] = kind
         self.values.update(taken)
+        self.taken.append((name, taken))
         if all(isinstance(item, ATOMS) for item in raw):
             # Most of a machine is pages, and most pages stay as they are.
             self._taken[name] = raw, taken
@@ -178,9 +188,11 @@ class States:
                     known.update(
                         range(slot.base_gfn, slot.base_gfn + min(slot.npages, WATCHED))
                     )
+        entries = self.entries[vm.name] = {}
         for gfn in sorted(known):
             entry, level = vm.k.entry.fn(vm, gfn)
-            self.values[vm.name, f"gfn {gfn:#x}"] = entry, level
+            entries[gfn] = entry, level
+            self.values[vm.name, f"gfn {gfn:#x}"] = entries[gfn]
             self.kinds[vm.name, f"gfn {gfn:#x}"] = _Name
 
     def _frozen(self, value: Any) -> Any:

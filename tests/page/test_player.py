@@ -1,8 +1,10 @@
+from itertools import pairwise
+
 import pytest
 
 from kvmarch.page.pack import Packer
 from kvmarch.page.player import Camera
-from kvmarch.page.state import GROUPS
+from kvmarch.page.state import GROUPS, RowMaker
 from kvmarch.page.work import do_job, jobs_of
 from kvmarch.plugins import load as load_plugins
 from kvmarch.scenarios.cells import How
@@ -138,6 +140,24 @@ def test_a_table_entry_changes_in_the_step_that_writes_it(own):
 
     assert written
     assert all(step["tables"] for step in written)
+
+
+@pytest.mark.parametrize("name", ["change_pte", "dirty_log", "huge_page"])
+def test_rows_that_are_kept_are_those_that_would_be_made_again(own, name, monkeypatch):
+    make, compared = RowMaker.rows_of, []
+
+    def rows_of(maker, states):
+        rows = make(maker, states)
+        again = make(RowMaker(maker.entries), states)
+        compared.append((list(rows.items()), list(again.items())))
+        return rows
+
+    monkeypatch.setattr(RowMaker, "rows_of", rows_of)
+    own(name, "x86")
+
+    assert all(kept == made for kept, made in compared)
+    # They were not the same all the time.
+    assert any(one != other for (one, _), (other, _) in pairwise(compared))
 
 
 def test_there_is_a_picture_before_the_first_step_and_after_each(raced, do):
