@@ -77,7 +77,14 @@ class _Apt:
         if stamp.exists() and time.time() - stamp.stat().st_mtime < FRESH:
             return
         tell(f"asking for the packages of Debian {self.suite}, {self._debian}")
-        self.run("apt-get", "-q", "update", "-o", "APT::Update::Error-Mode=any")
+        try:
+            self.run("apt-get", "-q", "update", "-o", "APT::Update::Error-Mode=any")
+        except LabError as error:
+            # Of several mirrors one may be in the middle of being made.
+            if not any((self._folder / "state" / "lists").glob("*_Packages*")):
+                raise
+            tell(f"{error}; going on with the lists that could be had")
+            return
         stamp.touch()
 
     def images(self) -> list[str]:

@@ -152,6 +152,17 @@ def test_a_suite_that_cannot_be_asked_is_told_and_passed_over(apt, unpacked):
         fetch(X86, "6.1", None, told.append)
 
 
+def test_of_a_suite_what_could_be_had_is_enough(apt, unpacked, tmp_path):
+    (apt / "broken-bookworm").touch()
+    lists = tmp_path / "cache/kvmarch/apt/bookworm-amd64/state/lists"
+    lists.mkdir(parents=True)
+    (lists / "here.example_debian_dists_bookworm_main_binary-amd64_Packages").touch()
+    told = []
+
+    assert fetch(X86, "6.1", None, told.append) == "6.1.0-50-amd64"
+    assert any("going on with the lists" in text for text in told)
+
+
 def test_an_apt_without_debian(apt):
     (apt / "targets").write_text("http://archive.example/ubuntu noble\n")
 
