@@ -86,14 +86,17 @@ def free_pages(mm: Mm, pfns: tuple[int, ...]) -> None:
         mm.host.put(pfn)
 
 
-async def _zap(mm: Mm, start: int, end: int, *, reclaim: bool = False) -> None:
+async def _zap(
+    mm: Mm, start: int, end: int, *, reclaim: bool = False, split: bool = True
+) -> None:
     """Clear a range inside a bracket; the pages are freed after its end.
 
     :Kernel: zap_page_range_single(), unmap_vmas(): end is called before
         tlb_finish_mmu(), which frees the last batch.
     """
     await mmu_notifier_invalidate_range_start(mm, start, end)
-    await split_partial(mm, start, end)
+    if split:
+        await split_partial(mm, start, end)
     async with mm.ptl.write():
         pfns = await zap_ptes(mm, start, end, reclaim)
     await mmu_notifier_invalidate_range_end(mm, start, end)
@@ -106,10 +109,15 @@ def _remove_vmas(mm: Mm, start: int, end: int) -> None:
 
 
 async def munmap(mm: Mm, start: int, end: int) -> None:
-    """Unmap a range of hvas, bytes, end exclusive (event UNMAP)."""
+    """Unmap a range of hvas, bytes, end exclusive (event UNMAP).
+
+    A huge page at an end of the range is split when the VMA is, before the bracket
+    begins (vma_adjust_trans_huge()).
+    """
     async with mm.mmap_lock.write():
         await _remove_vmas(mm, start, end)
-        await _zap(mm, start, end)
+        await split_partial(mm, start, end)
+        await _zap(mm, start, end, split=False)
 
 
 async def madvise_dontneed(mm: Mm, start: int, end: int) -> None:
@@ -219,17 +227,18 @@ async def mprotect(
     """Change what a range allows (event PROTECTION_VMA).
 
     A VMA that allows nothing else than before is left alone. The bracket of each other
-    one begins lazily, at the first page that is populated.
+    one begins lazily, at the first page that is populated; a huge page at an end of
+    it has been split by then, with the VMA (vma_adjust_trans_huge()).
 
     :Kernel: mprotect_fixup(), change_protection().
     """
     async with mm.mmap_lock.write():
         parts = await _protect_vmas(mm, start, end, write, executable)
         for part, stop in parts:
+            await split_partial(mm, part, stop)
             first = await _first_mapped(mm, part, stop)
             if first < stop:
                 await mmu_notifier_invalidate_range_start(mm, first, stop)
-                await split_partial(mm, first, stop)
                 async with mm.ptl.write():
                     await _protect_ptes(mm, part, stop, write, executable)
                 await mmu_notifier_invalidate_range_end(mm, first, stop)
