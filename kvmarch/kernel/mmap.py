@@ -164,6 +164,7 @@ def _protect_vmas(
             parts.append((first, last))
         before = allowed
     mm.change_vmas(start, end, write=write, exec=executable)
+    mm.merge_vmas(start, end)
     return tuple(parts)
 
 

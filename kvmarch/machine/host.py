@@ -325,6 +325,30 @@ class Mm(Part):
             for v in self.vmas
         ]
 
+    def merge_vmas(self, start: int, end: int) -> None:
+        """Make one VMA of neighbours that say the same, from one end to the other.
+
+        If one of them has had a page of its own, the VMA has.
+
+        :Kernel: vma_merge(). Simplified: neighbours whose pages are of unlike origin
+            (anon_vma) stay apart in the kernel.
+        """
+        merged: list[Vma] = []
+        for vma in self.vmas:
+            last = merged[-1] if merged else None
+            if (
+                last is not None
+                and start <= vma.start <= end
+                and last.end == vma.start
+                and replace(vma, start=last.start, anon=last.anon)
+                == replace(last, end=vma.end)
+            ):
+                anon = last.anon or vma.anon
+                merged[-1] = replace(last, end=vma.end, anon=anon)
+            else:
+                merged.append(vma)
+        self.vmas = merged
+
     def prepare_anon(self, vma: Vma) -> None:
         """Note that a VMA gets a page of its own.
 

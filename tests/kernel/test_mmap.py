@@ -415,3 +415,12 @@ def test_fork_tells_nobody_of_memory_without_pages_of_its_own(bench):
     one.do(get_user_page(one.mm, (1 << 40) // PAGE + 1, True))
     one.do(fork(one.mm))
     assert len(brackets(one)) == told + 3
+
+
+def test_neighbours_that_allow_the_same_are_one_vma_again(one):
+    before = one.mm.vmas
+    one.do(mprotect(one.mm, one.at(2), one.at(4), write=False))
+    assert len(one.mm.vmas) == len(before) + 2
+
+    one.do(mprotect(one.mm, one.at(2), one.at(4), write=True))
+    assert one.mm.vmas == before
