@@ -30,6 +30,7 @@ def test_what_was_found_agrees_now(path):
     [
         ("split-huge-amd64-6.1", {"plus": ("split-keeps-dirty",)}),
         ("split-huge-amd64-6.1", {"plus": ("mprotect-upgrades-all",)}),
+        ("clean-over-mmio-amd64-6.12", {"minus": ("x86-no-dirty-over-writable",)}),
     ],
 )
 def test_it_would_not_with_another_kernel(name, changes):
