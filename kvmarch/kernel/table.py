@@ -285,8 +285,8 @@ CHANGES: tuple[Change, ...] = (
         "pt-reclaim",
         "MADV_DONTNEED frees tables that it leaves empty, on every architecture",
         (7, 0),
-        source="seen in v7.2 on riscv; the release is from memory. Simplified: x86 "
-        "does so from v6.14 on",
+        source="seen in v7.2 in the lab (docs/differences.md); the release is from "
+        "memory. Simplified: one architecture does so from v6.14 on",
     ),
     *gpc_proposals.CHANGES,
     *notifier_proposals.CHANGES,
