@@ -2,9 +2,10 @@
 
 __all__ = ["twins_of"]
 
+from kvmarch.changes import Kernel
 from kvmarch.explore.twins import Twins
 from kvmarch.scenarios.records import Scenario, TaskLines
-from kvmarch.scenarios.verb import VERBS, Context
+from kvmarch.scenarios.verb import Context, find_verb
 
 
 def twins_of(scenario: Scenario, context: Context) -> list[Twins]:
@@ -14,7 +15,8 @@ def twins_of(scenario: Scenario, context: Context) -> list[Twins]:
     """
     if any("vcpu" in bad for _ask, bad in scenario.bad.values()):
         return []
-    used = {task.name: _vcpus(task) for task in scenario.tasks}
+    k = context.machine.k
+    used = {task.name: _vcpus(task, k) for task in scenario.tasks}
     alike: dict[object, list[int]] = {}
     for number, task in enumerate(scenario.tasks):
         lines = tuple(
@@ -46,10 +48,10 @@ def twins_of(scenario: Scenario, context: Context) -> list[Twins]:
     return found
 
 
-def _vcpus(task: TaskLines) -> set[int]:
+def _vcpus(task: TaskLines, k: Kernel) -> set[int]:
     """Return the vCPUs on which a task runs the guest."""
     return {
         int(line.args.get("vcpu", "0"), 0)
         for line in task.steps
-        if "vcpu" in VERBS[line.verb].params
+        if "vcpu" in find_verb(k, line.verb).params
     }

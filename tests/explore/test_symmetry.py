@@ -18,6 +18,7 @@ from kvmarch.machine.run import run_along
 from kvmarch.machine.steps import op
 from kvmarch.plugins import link
 from kvmarch.plugins import load as load_plugins
+from kvmarch.scenarios.file import find
 from kvmarch.scenarios.file import load as load_scenario
 from kvmarch.scenarios.program import ScenarioProgram
 
@@ -246,6 +247,15 @@ def test_two_vcpus_that_do_the_same_are_one(arch, name):
     assert search.found.keys() == full.found.keys()
     exchanged = search.space.symmetry.exchanged
     assert len({t for end in search.ends for t in exchanged(end)}) == len(full.ends)
+
+
+def test_verbs_of_an_architecture_of_its_own_are_no_hindrance():
+    loaded = load_plugins(only=("x86",)).loaded["x86"]
+    scenario = load_scenario(find("tdp_zap_range"))
+    k = link(loaded, (6, 1))
+    program = ScenarioProgram(scenario, k, loaded.info.settle((6, 1), {}))
+
+    assert explore(program, symmetric=True).symmetry == "no task is like another"
 
 
 def test_what_was_learnt_of_one_is_compared_with_the_other(monkeypatch):
