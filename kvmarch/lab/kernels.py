@@ -126,7 +126,7 @@ def _extract(package: Path, top: Path) -> None:
     """Take images and modules out of one package."""
     try:
         process = subprocess.Popen(  # noqa: S603 - our own command
-            ["dpkg-deb", "--fsys-tarfile", str(package)],  # noqa: S607
+            ["dpkg-deb", "--fsys-tarfile", str(package)],  # noqa: S607 - as above
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )

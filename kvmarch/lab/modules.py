@@ -37,7 +37,7 @@ def read_module(data: bytes, suffix: str, name: str) -> bytes:
         return data
     try:
         done = subprocess.run(
-            ["zstd", "-dcq"],  # noqa: S607
+            ["zstd", "-dcq"],  # noqa: S607 - wherever it is installed
             input=data,
             capture_output=True,
             check=False,
