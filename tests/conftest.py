@@ -1,6 +1,7 @@
 """Fixtures of the core's tests: the toy architecture, and machines that run it."""
 
 import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from kvmarch.machine.world import World
 from kvmarch.scenarios import play as player
 from kvmarch.scenarios.file import load
 from kvmarch.testing.bench import Bench, Driver
+
+sys.path.insert(0, str(Path(__file__).parent))
+from altering import alter
 
 THIRD_PARTY = str(Path(__file__).parent / "third_party")
 
@@ -49,6 +53,12 @@ def toy_module(monkeypatch):
     """The toy architecture's module."""
     monkeypatch.syspath_prepend(THIRD_PARTY)
     return importlib.import_module("kvmarch_toy")
+
+
+@pytest.fixture
+def altered(toy_module):
+    """Return the toy with names exchanged; None takes one out."""
+    return lambda **names: alter(toy_module, names)
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """What a plugin's operations may do wrong, hook by hook, and who is named for it."""
 
-from types import SimpleNamespace
-
 import pytest
+from altering import alter, check
 
 from kvmarch import hookimpl, hookspecs, plugins, toolspecs
 from kvmarch.blame import RETURNS, blaming, checked
@@ -32,14 +31,8 @@ def altered(toy_module):
     """Return the toy with hooks exchanged; None takes one out."""
 
     def make(**hooks):
-        kept = {
-            name: value
-            for name, value in vars(toy_module).items()
-            if not name.startswith("__") and name.removeprefix("kvmarch_") not in hooks
-        }
-        new = {f"kvmarch_{name}": fn for name, fn in hooks.items() if fn is not None}
-        module = SimpleNamespace(__name__="altered", **kept, **new)
-        return plugins.check("toy", module, "kvmarch-toy", "1.0")
+        names = {f"kvmarch_{name}": fn for name, fn in hooks.items()}
+        return check(alter(toy_module, names))
 
     return make
 

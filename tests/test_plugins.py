@@ -5,10 +5,10 @@ import re
 from types import SimpleNamespace
 
 import pytest
+from altering import ASKED_ONCE, check, hook, info
 
 from kvmarch import (
     API_VERSION,
-    ArchInfo,
     ArchVerb,
     Change,
     Choice,
@@ -16,46 +16,12 @@ from kvmarch import (
     Field,
     Option,
     hookimpl,
-    hookspecs,
     plugins,
 )
-from kvmarch.errors import KernelError, PluginError, UnknownNameError
+from kvmarch.errors import PluginError, UnknownNameError
 from kvmarch.machine.steps import Op
 
 API = ".".join(map(str, API_VERSION))
-
-
-@pytest.fixture
-def altered(toy_module):
-    """Return the toy with names exchanged; None takes one out."""
-
-    def make(**names):
-        kept = {
-            name: value
-            for name, value in vars(toy_module).items()
-            if not name.startswith("__") and name not in names
-        }
-        chosen = {name: value for name, value in names.items() if value is not None}
-        return SimpleNamespace(__name__="altered", **kept, **chosen)
-
-    return make
-
-
-def check(module, name="toy"):
-    return plugins.check(name, module, "kvmarch-toy", "1.0")
-
-
-def info(**fields):
-    options = {"page_size": Option((4096,), "bytes of a page")}
-    return ArchInfo(
-        **{
-            "name": "toy",
-            "title": "Toy",
-            "first": (3, 16),
-            "options": options,
-            **fields,
-        }
-    )
 
 
 @hookimpl
@@ -69,24 +35,10 @@ def needing(change):
     return choice
 
 
-def hook(name, value):
-    """Return a hook of this name that returns a value."""
-
-    def function():
-        return value
-
-    function.__name__ = name
-    return hookimpl(function)
-
-
 def verbs(*rows):
     """Return a hook that brings verbs; each is what differs from one that is right."""
     right = {"name": "forget", "doc": "Forget a page.", "run": print, "params": {}}
     return hook("kvmarch_verbs", tuple(ArchVerb(**{**right, **row}) for row in rows))
-
-
-ASKED_ONCE = {"deviations", "lab", "properties", "recordings", "scenarios", "verbs"}
-"""Hooks that are no operations of a kernel."""
 
 
 # -- what is right -----------------------------------------------------------------
@@ -507,67 +459,3 @@ def test_folders_of_recordings(altered):
 
     assert plugins.Plugins([check(module)], []).recording_folders() == ("/a",)
     assert plugins.Plugins([check(altered())], []).recording_folders() == ()
-
-
-# -- linking -----------------------------------------------------------------------
-
-
-def test_a_kernel_has_every_operation(link):
-    k = link((6, 1))
-
-    for name in (n for names in hookspecs.TIERS.values() for n in names):
-        assert k.has(name), name
-    for name in hookspecs.OPTIONAL - {"kvmarch_changes", "kvmarch_choices"}:
-        bare = name.removeprefix("kvmarch_")
-        assert k.has(bare) or bare in ASKED_ONCE, name
-
-
-def test_what_is_left_out_has_a_default(link):
-    k = link((6, 1))
-
-    assert k.mmu_lock_kind == "spinlock"
-    assert k.generic_dirty_log is True
-    assert k.vcpu_create.fn(None) is None
-
-
-def test_a_release_before_the_architecture(altered):
-    loaded = check(altered(kvmarch_arch=hook("kvmarch_arch", info(first=(5, 0)))))
-
-    with pytest.raises(KernelError, match=r"toy: modelled from v5\.0 on, not v4\.4"):
-        plugins.link(loaded, (4, 4))
-
-
-def test_an_architectures_choice_stands_for_the_cores(altered):
-    choice = Choice("flush_if_young", "whether to flush")
-    choice.add(False)
-    loaded = check(altered(kvmarch_choices=hook("kvmarch_choices", (choice,))))
-
-    assert plugins.link(loaded, (6, 1)).flush_if_young is False
-
-
-def test_an_architectures_variant_adds_to_the_cores(altered):
-    change = Change("toy-elides", "elide the flush", (6, 2), arch="toy")
-    choice = Choice("flush_if_young", "whether to flush")
-    choice.add(False, "toy-elides")
-    loaded = check(
-        altered(
-            kvmarch_choices=hook("kvmarch_choices", (choice,)),
-            kvmarch_changes=hook("kvmarch_changes", (change,)),
-        )
-    )
-
-    flushes = [plugins.link(loaded, r).flush_if_young for r in ((6, 1), (6, 2))]
-    assert flushes == [True, False]
-    assert change in plugins.all_changes(plugins.Plugins([loaded], []))
-
-
-def test_only_what_is_asked_for_is_loaded():
-    loaded = plugins.load(only=("arm64",))
-
-    assert list(loaded.loaded) == ["arm64"]
-
-
-def test_all_is_loaded_to_say_what_there_is():
-    loaded = plugins.load(only=("arm64", "vax"))
-
-    assert {"arm64", "x86"} <= set(loaded.loaded)
