@@ -214,6 +214,17 @@ class View:
 
         WebDriverWait(self.driver, 20).until(lambda _driver: condition())
 
+    def open(self, selector):
+        """Open a panel as a user does; its inside is there soon after the click."""
+        panel = self.one(selector)
+        panel.find_element("css selector", "summary").click()
+        self.wait(lambda: panel.find_elements("css selector", ".body > *"))
+
+    def resize(self, width, height):
+        """Give the window a size; what follows from it is done when this returns."""
+        self.driver.set_window_size(width, height)
+        self.driver.execute_async_script("setTimeout(arguments[0], 400)")
+
     def press(self, key):
         """Press a key where the focus is."""
         from selenium.webdriver.common.keys import Keys

@@ -167,7 +167,7 @@ def test_a_failed_expectation_is_seen(open_page, gather, disappointed, tmp_path)
 
 
 def test_a_loss_is_played_from_its_verdict(view):
-    view.one("#races-list summary").click()
+    view.open("#races-list details.panel")
     [verdict] = [b for b in view.all(".verdict") if "counted" in b.text]
 
     verdict.click()

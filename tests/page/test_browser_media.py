@@ -84,7 +84,7 @@ def test_it_prints(view):
 
 
 def test_a_narrow_window_needs_no_scrolling_sideways(formats):
-    formats.driver.set_window_size(500, 900)
+    formats.resize(500, 900)
 
     width, inside = formats.js(
         "return [innerWidth, document.documentElement.scrollWidth]"
@@ -96,7 +96,7 @@ def test_a_narrow_window_needs_no_scrolling_sideways(formats):
 
 @pytest.mark.parametrize("width", [500, 800, 1400])
 def test_names_of_fields_fit_into_their_bits(formats, width):
-    formats.driver.set_window_size(width, 900)
+    formats.resize(width, 900)
     formats.choose("#formats-arch", "x86")
 
     outside = formats.js(

@@ -200,6 +200,11 @@ function panel(scenario, extra, fill) {
     body.replaceChildren(...fill());
     one.stale = false;
   };
+  /** Open or close it; "toggle" comes a task later, and a reader must not see it empty. */
+  one.open = (open) => {
+    if (open) one.draw();
+    details.open = open;
+  };
   /** Hear what the inside is made of; it is made again only if that is something else. */
   one.keep = (made) => {
     one.changed = made.length !== one.made.length || made.some((part, n) => part !== one.made[n]);
@@ -286,7 +291,7 @@ function startFilter() {
     applyFilter();
   });
   byId("filter").addEventListener("submit", (event) => event.preventDefault());
-  const all = (open) => () => Compare.panels.forEach((one) => (one.details.open = open && !one.details.hidden));
+  const all = (open) => () => Compare.panels.forEach((one) => one.open(open && !one.details.hidden));
   byId("open-all").addEventListener("click", all(true));
   byId("close-all").addEventListener("click", all(false));
 }

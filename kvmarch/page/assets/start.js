@@ -30,7 +30,7 @@ function startPage() {
   startRaces();
   applyFilter();
   const first = Compare.panels.find((one) => !one.details.hidden);
-  if (first) first.details.open = true;
+  if (first) first.open(true);
   startFormats();
   startPlayer();
   startPrint();
