@@ -33,7 +33,7 @@ from kvmarch import (
 )
 
 from kvmarch_riscv.geometry import INDEX_BITS
-from kvmarch_riscv.gstage import map_page_now
+from kvmarch_riscv.gstage import map_page_now, top_up
 from kvmarch_riscv.hfence import hfence_gvma_vmid_gpa
 from kvmarch_riscv.pte import W, is_leaf
 from kvmarch_riscv.walk import get_leaf
@@ -165,12 +165,14 @@ async def _fast_path(vm: Vm, slot: Memslot, gfn: int) -> bool:
 class Known(NamedTuple):
     """What a fault knows before it looks for the page.
 
-    :param seq: mmu_invalidate_seq; -1 if there is no VMA.
+    :param seq: mmu_invalidate_seq.
     :param pages: of the leaf, as far as the VMA says.
+    :param ret: -ENOMEM if no pages can be set aside, -EFAULT if there is no VMA.
     """
 
-    seq: int
-    pages: int
+    seq: int = 0
+    pages: int = 1
+    ret: int = 0
 
 
 def _fits(vm: Vm, slot: Memslot, gfn: int, pages: int) -> bool:
@@ -189,18 +191,21 @@ def _find_vma(vcpu: Vcpu, slot: Memslot, gfn: int, logging: bool) -> Any:
     """Set pages aside for tables, and look at the VMA behind a gfn.
 
     mmap_lock is held for read around this look, so it waits for a writer and holds
-    nothing afterwards.
+    nothing afterwards. A vCPU that has enough pages from an earlier fault allocates
+    none. Simplified: the pages are set aside once mmap_lock is free, where the kernel
+    does so before it waits (to v6.3, after the look).
 
-    :Kernel: kvm_mmu_topup_memory_cache(), vma_lookup()
+    :Kernel: kvm_mmu_topup_memory_cache(), stage2_cache_topup() in v5.16; vma_lookup()
     """
     vm = vcpu.vm
     arch: RiscvVm = vm.arch
     if vm.mm.mmap_lock.writer is not None:
         return BLOCKED
-    vcpu.arch.mmu_page_cache = max(vcpu.arch.mmu_page_cache, arch.levels)
+    if not top_up(vm, vcpu.arch, arch.levels):
+        return Known(ret=-errno.ENOMEM)
     vma = vm.mm.find_vma(slot.hva(gfn, vm.page_shift))
     if vma is None:
-        return Known(-1, 0)
+        return Known(ret=-errno.EFAULT)
     huge = (
         vma.hugetlb
         and not logging
@@ -275,8 +280,8 @@ async def _gstage_map(vcpu: Vcpu, slot: Memslot, gfn: int, write: bool) -> int:
         if done:
             return 0
     known = await _find_vma(vcpu, slot, gfn, logging)
-    if known.seq < 0:
-        return -errno.EFAULT
+    if known.ret:
+        return known.ret
     if not vm.k.riscv_seq_in_mmap_lock:
         seq = await snapshot_mmu_seq(vm)
         known = known._replace(seq=seq)

@@ -6,7 +6,7 @@
 There is no break-before-make: a store, and a flush after it.
 """
 
-__all__ = ["CHOICES", "map_page_now", "set_pte", "split_huge"]
+__all__ = ["CHOICES", "map_page_now", "set_pte", "split_huge", "top_up"]
 
 import errno
 from typing import TYPE_CHECKING, Protocol
@@ -49,6 +49,19 @@ class SplitCache:
     @mmu_page_cache.setter
     def mmu_page_cache(self, pages: int) -> None:
         self._arch.split_page_cache = pages
+
+
+def top_up(vm: Vm, cache: Cache, pages: int) -> bool:
+    """Have so many pages at hand for tables; return False if there is no memory.
+
+    :Kernel: kvm_mmu_topup_memory_cache()
+    """
+    # Simplified: filled to the minimum, where the kernel takes some more.
+    if cache.mmu_page_cache < pages:
+        if vm.out_of_tables:
+            return False
+        cache.mmu_page_cache = pages
+    return True
 
 
 def _new_table(vm: Vm, cache: Cache | None, gfn: int, level: int) -> Table | None:

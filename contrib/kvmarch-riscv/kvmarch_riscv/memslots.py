@@ -27,7 +27,7 @@ from kvmarch import (
 )
 
 from kvmarch_riscv.geometry import level_pages
-from kvmarch_riscv.gstage import SplitCache, split_huge
+from kvmarch_riscv.gstage import SplitCache, split_huge, top_up
 from kvmarch_riscv.ranges import unmap_now, wp_now
 
 if TYPE_CHECKING:
@@ -97,9 +97,9 @@ def _split(vm: Vm, gfn: int) -> bool:
 
 
 @op(name="top up pgd_split_page_cache", sleeps=True)
-def _top_up(vm: Vm) -> None:
-    arch: RiscvVm = vm.arch
-    arch.split_page_cache = max(arch.split_page_cache, arch.levels)
+def _top_up(vm: Vm) -> bool:
+    """Set pages aside for one split; return whether there is memory for them."""
+    return top_up(vm, SplitCache(vm), vm.arch.levels)
 
 
 @op(name="does pgd_split_page_cache run short?")
@@ -114,7 +114,7 @@ def _has_root(vm: Vm) -> bool:
 
 
 async def split_huge_pages(vm: Vm, start: int, end: int) -> None:
-    """Split every huge leaf of a range.
+    """Split every huge leaf of a range, as far as memory for tables goes.
 
     :Kernel: mmu_split_huge_pages(), since v7.3
     :Locking: mmu_lock held for write; dropped to set pages aside, with nothing owed.
@@ -131,8 +131,10 @@ async def split_huge_pages(vm: Vm, start: int, end: int) -> None:
                 first = at
                 owes = False
             await vm.mmu_lock.drop_write()
-            await _top_up(vm)
+            enough = await _top_up(vm)
             await vm.mmu_lock.take_write()
+            if not enough:
+                break
         there = await _has_root(vm)
         if not there:
             break

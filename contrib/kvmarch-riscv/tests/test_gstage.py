@@ -3,6 +3,7 @@
 import pytest
 from kvmarch import LOG_DIRTY_PAGES, READONLY
 
+from kvmarch_riscv.gstage import SplitCache, set_pte
 from kvmarch_riscv.pte import leaf_pte, mkold, wrprotect
 
 # Fact sheet riscv, 6: the entry of a page, its pfn put in place of the machine's.
@@ -239,4 +240,62 @@ def test_an_unmap_asks_once_since_v7_2(kvmarch_case, kvm):
         assert fences == [(0, 1), (1, 1), (2, 1), (3, 1)]
     else:
         assert fences == [(0, 4)]
+    assert kvm.lost == []
+
+
+# -- memory for tables -------------------------------------------------------------
+
+
+@riscv
+def test_without_memory_for_tables_kvm_run_fails(kvm):
+    kvm.host.environment.no_tables = 1
+    assert kvm.access(1) == "error"
+    assert kvm.vcpu.arch.mmu_page_cache == 0
+    assert kvm.entry(1) == 0
+
+    kvm.host.environment.no_tables = 0
+    assert kvm.access(1) == "done"
+    assert kvm.lost == []
+
+
+@riscv
+def test_pages_that_were_set_aside_last_for_another_fault(kvm):
+    kvm.access(1)
+    kvm.vcpu.arch.mmu_page_cache = kvm.vm.arch.levels
+    kvm.host.environment.no_tables = 1
+
+    assert kvm.access(2) == "done"
+    kvm.vcpu.arch.mmu_page_cache -= 1
+    assert kvm.access(3) == "error"
+    assert kvm.lost == []
+
+
+@pytest.mark.kvmarch(arch="riscv", kernel="v7.1,v7.2")
+def test_a_logged_write_in_place_needs_no_memory_since_v7_2(kvmarch_case, kvm):
+    kvm.access(1)
+    kvm.slot(flags=LOG_DIRTY_PAGES)
+    kvm.vcpu.arch.mmu_page_cache = 0
+    kvm.host.environment.no_tables = 1
+
+    in_place = kvmarch_case.release >= (7, 2)
+    assert kvm.access(1, "write") == ("done" if in_place else "error")
+    assert kvm.lost == []
+
+
+@pytest.mark.kvmarch(arch="riscv", kernel="v7.2", with_="riscv-eager-split")
+@pytest.mark.parametrize(("no_tables", "level"), [(0, 0), (1, 1)])
+def test_an_eager_split_goes_as_far_as_memory_for_tables(
+    kvmarch_boot, no_tables, level
+):
+    kvm = kvmarch_boot(pages=1536)
+    vm = kvm.vm
+    for gfn in (512, 1024):
+        vm.arch.split_page_cache = vm.arch.levels
+        leaf = leaf_pte(gfn, writable=True)
+        assert set_pte(vm, vm.arch.pgd, gfn, 1, leaf, SplitCache(vm)) == 0
+    vm.arch.split_page_cache = 0
+    kvm.host.environment.no_tables = no_tables
+
+    assert kvm.slot(flags=LOG_DIRTY_PAGES) == 0
+    assert [kvm.k.entry.fn(vm, gfn)[1] for gfn in (512, 1024)] == [level] * 2
     assert kvm.lost == []
