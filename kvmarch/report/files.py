@@ -28,10 +28,13 @@ def write_whole(path: Path, text: str) -> None:
         mode = path.stat().st_mode & 0o7777 if path.exists() else 0o666 & ~_umask()
         Path(temporary).chmod(mode)
         Path(temporary).replace(path)
+        temporary = ""
     except OSError as error:
+        raise KvmarchError(f"{path}: {error.strerror}") from None
+    finally:
+        # Also when somebody presses Ctrl-C.
         if temporary:
             Path(temporary).unlink(missing_ok=True)
-        raise KvmarchError(f"{path}: {error.strerror}") from None
 
 
 def _umask() -> int:
