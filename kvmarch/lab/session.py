@@ -5,7 +5,7 @@ __all__ = ["Config", "Session", "booted"]
 import contextlib
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from kvmarch.lab.root import Known
 from kvmarch.lab.sides import Look, Setup
 from kvmarch.lab.steps import Board, line_of
 from kvmarch.plugins import Loaded, link
+from kvmarch.recordings.traces import Traced, Tracer
 from kvmarch.walk.image import Region, open_image
 from kvmarch.walk.path import Walker, entry_order
 
@@ -57,6 +58,7 @@ class Config:
     :param limit: seconds that a step may take.
     :param observe: read the VM's tables after each step.
     :param trace: let the kernel trace.
+    :param only: the trace events that are wanted, by name; empty for all.
     """
 
     kernel: KernelFiles
@@ -67,6 +69,7 @@ class Config:
     limit: float = 60
     observe: bool = True
     trace: bool = True
+    only: tuple[str, ...] = ()
 
 
 @contextlib.contextmanager
@@ -132,6 +135,7 @@ class Session:
         self._hvas: dict[int, tuple[int, int]] = {}
         self._board: Board | None = None
         self._alive = False
+        self._tracing = False
         self._hear(emulator.answers(config.limit * BOOT))
         if not self.kernel:
             raise LabError("the program in the kernel did not say who it is")
@@ -143,7 +147,7 @@ class Session:
         if config.observe:
             self._count()
         if config.trace:
-            self.trace(on=True)
+            self.trace(on=True, only=config.only)
 
     def _count(self) -> None:
         """Let the kernel tell its counters, if it describes its structures."""
@@ -254,9 +258,14 @@ class Session:
             int.from_bytes(data[i : i + size], order) for i in range(0, len(data), size)
         )
 
-    def trace(self, *, on: bool) -> None:
-        """Let the kernel trace from now on, or not."""
-        self._ask(f"trace {int(on)}")
+    def trace(self, *, on: bool, only: Iterable[str] = ()) -> None:
+        """Let the kernel trace from now on, or not.
+
+        :param only: the events that are wanted, by name; empty for all. Fewer events
+            are fewer lines on the console, which is slow.
+        """
+        self._tracing = on
+        self._ask(" ".join(["only", *only]), f"trace {int(on)}")
 
     # -- talking -----------------------------------------------------------------------
 
@@ -300,7 +309,8 @@ class Session:
         """
         if what in self._missing:
             raise LabError(
-                f"kernel {self.kernel} has no {_PARTS[what]} ({self._missing[what]})"
+                f"kernel {self.kernel} has no {_PARTS[what]} ({self._missing[what]})",
+                "\n".join([self._emulator.console, *self.remarks]).strip(),
             )
 
     def _died(self) -> None:
@@ -337,15 +347,24 @@ class Session:
                 self.method = self.seen.method
         alarms = tuple(self.alarms)
         self.alarms.clear()
+        events = tuple(self._events(said))
         return Look(
             answers,
             self.seen.leaves,
             self.seen.root is not None or self._seen_none(),
             frames,
-            tuple(self._events(said)),
+            events,
+            self._traced(events) if self._tracing else None,
             alarms,
             counters,
         )
+
+    def _traced(self, events: tuple[Event, ...]) -> Traced:
+        """Return events in the form that is compared."""
+        shift = self.page_size.bit_length() - 1
+        tracer = Tracer(shift, [range(*hvas) for hvas in self._hvas.values()])
+        said = [(event.event, event.text) for event in events if event.event]
+        return tracer.of_kernel(self.traces, said, sum(event.more for event in events))
 
     @staticmethod
     def _reached(board: Board, gfn: int, answers: tuple[str, ...]) -> set[int]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from kvmarch.recordings.traces import Traced
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
@@ -61,7 +63,8 @@ class Look:
     :param leaves: the whole tree by gfn.
     :param walked: whether the tree could be found, so that no leaf means none.
     :param frames: by memory, the pfn of each page; 0 where there is none.
-    :param events: trace events, as name and text.
+    :param events: a real kernel's trace events, as they are recorded.
+    :param traced: what was traced, in the form that is compared; None if nothing is.
     :param kernel_log: warnings since the last step.
     :param counters: those of the kernel's that could be read.
     """
@@ -71,6 +74,7 @@ class Look:
     walked: bool = True
     frames: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     events: tuple[Any, ...] = ()
+    traced: Traced | None = None
     kernel_log: tuple[str, ...] = ()
     counters: Mapping[str, int] = field(default_factory=dict)
 

@@ -2,7 +2,6 @@
 
 __all__ = ["Comparison", "Finding"]
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,25 +14,9 @@ from kvmarch.recordings.surveys import (
     compare_entries,
     compare_frames,
 )
+from kvmarch.recordings.traces import Tracer, compare_traced
 from kvmarch.scenarios.play import Played, ranges_of
 
-NOTIFIER_EVENTS = (
-    "kvm_unmap_hva_range",
-    "kvm_set_spte_hva",
-    "kvm_age_hva",
-    "kvm_test_age_hva",
-)
-FAULT_EVENTS = {
-    "kvm_page_fault": re.compile(r"address (?:0x)?([0-9a-f]+)"),
-    "kvm_guest_fault": re.compile(r"ipa (?:0x)?([0-9a-f]+)"),
-}
-"""Trace events of guest faults, and where they name the address."""
-
-_PAGE = re.compile(r"hva(\d+)\+0x([0-9a-f]+)p")
-_MARK = re.compile(r"gfn ([0-9a-f]+) access ([0-9a-f]+) gen ([0-9a-f]+)")
-_CHECK = re.compile(
-    r"spte ([0-9a-f]+) kvm_gen ([0-9a-f]+) spte-gen ([0-9a-f]+) valid ([0-9a-f]+)"
-)
 _ERRNOS = {"error": 14, "hlt": 0, "livelock": 4, "mmio": 0}
 """What KVM_RUN fails with, by what the model says of it: EFAULT, nothing, or EINTR
 where the lab interrupts a guest that never gets on."""
@@ -76,7 +59,11 @@ class Comparison:
         self.traces = set(recording.traces) or {
             name for stage in recording.stages for name, _text in stage.events
         }
-        self.ranges = ranges_of(played.scenario, recording.page_size)
+        ranges = ranges_of(played.scenario, recording.page_size)
+        # The programs of recordings without a program of their own name memories as
+        # they liked, but for the first.
+        every = recording.program is not None
+        self.tracer = Tracer(self.shift, ranges if every else ranges[:1])
 
     def first_look_agrees(self) -> bool:
         """Return whether the first look that can be compared agrees."""
@@ -109,10 +96,8 @@ class Comparison:
             if stage.survey is not None:
                 yield from self.survey(stage, stage.survey)
             if known_mark:
-                yield self.notifier_events(stage)
+                yield from self.events(stage)
                 yield from self.calls(stage)
-                yield self.faults(stage)
-                yield from self.mmio(stage)
         for violation in self.played.violations:
             yield Finding(
                 self.recording.name,
@@ -284,60 +269,11 @@ class Comparison:
         """Return what the model did in a stage."""
         return self.marked.get(stage.name, [])
 
-    def notifier_events(self, stage: Stage) -> Finding:
-        """Compare the notifier's trace events in order, by page of slot 0."""
-        what = "notifier events"
-        if not self.traces & set(NOTIFIER_EVENTS):
-            return self.row(
-                stage, what, "not compared", "this kernel traces no notifier events"
-            )
-        traced = [n for n in NOTIFIER_EVENTS if n in self.traces]
-        # The programs of recordings without a program of their own name memories as
-        # they liked, but for the first.
-        every = self.recording.program is not None
-        ranges = self.ranges if every else self.ranges[:1]
-        real = []
-        for name, text in stage.events:
-            places = _PAGE.findall(text) if name in traced else []
-            if places and int(places[0][0]) < len(ranges):
-                pages = "-".join(page for _memory, page in places)
-                real.append(f"{name} {_memory_name(int(places[0][0]))}{pages}")
-        model = []
-        for event in self.model(stage):
-            if event.name not in traced:
-                continue
-            start = event.data.get("start", event.data.get("hva", 0))
-            at = next((i for i, r in enumerate(ranges) if start in r), None)
-            if at is None:
-                continue
-            ends = [start, *([event.data["end"]] if "end" in event.data else [])]
-            pages = "-".join(
-                f"{hva - ranges[at].start >> self.shift:x}" for hva in ends
-            )
-            model.append(f"{event.name} {_memory_name(at)}{pages}")
-        if stage.omitted:
-            if model[: len(real)] == real:
-                return self.row(
-                    stage,
-                    what,
-                    "agree" if len(model) == len(real) else "not compared",
-                    f"{stage.omitted} events were cut from the recording",
-                )
-            model = model[: len(real)]
-        given_up = len(real) - len(model)
-        merges = any(
-            event.name == "step" and event.data["text"].startswith("ksm_merge")
-            for event in self.model(stage)
-        )
-        if merges and given_up > 0 and real[given_up:] == model:
-            tried = set(model)
-            if all(event in tried for event in real[:given_up]):
-                # Whether somebody holds a page while KSM tries is the host's choice;
-                # what was given up is tried again until it works.
-                return self.row(
-                    stage, what, "agree", f"after {given_up} events of vain attempts"
-                )
-        return self.same(stage, what, real, model)
+    def events(self, stage: Stage) -> Iterator[Finding]:
+        """Compare what was traced of notifiers, faults and MMIO entries."""
+        real = self.tracer.of_kernel(self.traces, stage.events, stage.omitted)
+        for row in compare_traced(real, self.tracer.of_model(self.model(stage))):
+            yield self.row(stage, *row)
 
     def calls(self, stage: Stage) -> Iterator[Finding]:
         """Compare what the calls returned, with errno and bitmap."""
@@ -390,52 +326,6 @@ class Comparison:
             pass
         return self.row(stage, what, "not compared", f"cannot read {line!r}")
 
-    def faults(self, stage: Stage) -> Finding:
-        """Compare which gfns faulted, in order."""
-        name = next((n for n in FAULT_EVENTS if n in self.traces), None)
-        if name is None:
-            return self.row(
-                stage, "faults", "not compared", "this kernel traces no guest faults"
-            )
-        real = []
-        for event, text in stage.events:
-            found = FAULT_EVENTS[name].search(text) if event == name else None
-            if found:
-                real.append(f"{int(found[1], 16) >> self.shift:x}")
-        model = [
-            f"{event.data['gfn']:x}"
-            for event in self.model(stage)
-            if event.name == "guest_fault"
-        ]
-        if stage.omitted and model[: len(real)] == real and len(model) > len(real):
-            return self.row(
-                stage,
-                "faults",
-                "not compared",
-                f"{stage.omitted} events were cut from the recording",
-            )
-        return self.same(stage, "faults", " ".join(real), " ".join(model))
-
-    def mmio(self, stage: Stage) -> Iterator[Finding]:
-        """Compare MMIO entries as they are marked and checked."""
-        real = []
-        for name, text in stage.events:
-            found = None
-            if name == "mark_mmio_spte":
-                found = _MARK.search(text)
-            elif name == "check_mmio_spte":
-                found = _CHECK.search(text)
-            if found:
-                real.append(" ".join([name, *found.groups()]))
-        model = []
-        for event in self.model(stage):
-            keys = _MMIO.get(event.name)
-            if keys:
-                values = (f"{int(event.data[key]):x}" for key in keys)
-                model.append(" ".join([event.name, *values]))
-        if real or model:
-            yield self.same(stage, "mmio entries", real, model)
-
 
 _CALLS = {
     "slot",
@@ -448,19 +338,9 @@ _CALLS = {
 }
 """Verbs whose result the recording's program prints."""
 
-_MMIO = {
-    "mark_mmio_spte": ("gfn", "access", "gen"),
-    "check_mmio_spte": ("spte", "kvm_gen", "spte_gen", "valid"),
-}
-
 
 def _by_name(events: list[Event], kind: str) -> dict[str, Mapping[str, Any]]:
     return {e.data["name"]: e.data for e in events if e.name == kind}
-
-
-def _memory_name(number: int) -> str:
-    """Return what stands before the pages of a memory: nothing for the first."""
-    return f"{number}:" if number else ""
 
 
 def _by_mark(events: list[Event]) -> dict[str, list[Event]]:

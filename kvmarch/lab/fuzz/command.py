@@ -22,6 +22,7 @@ from kvmarch.lab.session import Config, Session, booted
 from kvmarch.lab.sides import Memory, Setup, Side
 from kvmarch.plugins import Loaded, link
 from kvmarch.recordings.surveys import alike_but_for_tables
+from kvmarch.recordings.traces import COMPARED
 from kvmarch.scenarios.records import Scenario
 
 
@@ -55,7 +56,7 @@ def fuzz_kernel(
     :param say: is called with each difference, and with a last line.
     :raises LabError: the kernel cannot be had, booted or driven.
     """
-    with booted(arch, replace(config, trace=False)) as session:
+    with booted(arch, replace(config, only=COMPARED)) as session:
         _warm_up(session)
         release = _release(asked.release or session.kernel)
         options = dict(session.options)

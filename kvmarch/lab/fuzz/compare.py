@@ -13,6 +13,9 @@ What a kernel may choose by itself is let pass by these rules, and by nothing el
   run of pages as long and as aligned as a huge page, and the first side's does not,
   the rest of this VM is not compared, and counted.
 - A tree that nobody can find is not compared, and counted.
+- Trace events are compared as those of recordings are, see
+  :mod:`kvmarch.recordings.traces`: those that both kernels have. A page that KSM could
+  not merge at once may be tried again, because somebody held it for a moment.
 """
 
 __all__ = ["Comparer", "Difference"]
@@ -23,6 +26,7 @@ from typing import NamedTuple
 
 from kvmarch.lab.sides import Leaf, Look, Setup
 from kvmarch.recordings.surveys import compare_entries, compare_frames, exactly
+from kvmarch.recordings.traces import compare_traced
 
 _EXIT_OF_FAILURE = re.compile(r"( rc=-\d+) exit=\d+")
 _GPA = re.compile(r"\b(gpa|size|mmio|id)=\S+|\s(?!rc)[0-9a-f]+(?= errno)")
@@ -31,7 +35,8 @@ _GPA = re.compile(r"\b(gpa|size|mmio|id)=\S+|\s(?!rc)[0-9a-f]+(?= errno)")
 class Difference(NamedTuple):
     """What differs.
 
-    :param what: ``answer``, ``host pages``, ``tree`` or ``kernel log``.
+    :param what: ``answer``, ``kernel log``, ``host pages``, ``tree``, or what of the
+        trace events: ``notifier events``, ``faults``, ``mmio entries``.
     :param kind: what must be the same for two differences to be the same one.
     :param text: both sides, in one line.
     """
@@ -90,6 +95,9 @@ class Comparer:
         text = compare_frames(real.frames, model.frames, self._pages)
         if text:
             return Difference("host pages", "", text)
+        return self._compare_trees(real, model) or _compare_events(real, model)
+
+    def _compare_trees(self, real: Look, model: Look) -> Difference | None:
         if not (real.walked and model.walked):
             self.not_walked += 1
             return None
@@ -147,6 +155,15 @@ def _is_huge(pfns: tuple[int, ...], size: int) -> bool:
     return (
         bool(first) and not first % size and pfns == tuple(range(first, first + size))
     )
+
+
+def _compare_events(real: Look, model: Look) -> Difference | None:
+    if real.traced is None or model.traced is None:
+        return None
+    for row in compare_traced(real.traced, model.traced):
+        if row.verdict == "differ":
+            return Difference(row.what, "", row.detail)
+    return None
 
 
 def _answers(look: Look) -> list[str]:

@@ -13,7 +13,8 @@ from kvmarch.lab.sides import Leaf, Look, Setup
 from kvmarch.lab.steps import ACCESSES, gpa_of, line_of
 from kvmarch.machine.run import run_path
 from kvmarch.machine.world import Event, Violation
-from kvmarch.scenarios.play import set_up, task_path
+from kvmarch.recordings.traces import Tracer
+from kvmarch.scenarios.play import ranges_of, set_up, task_path
 from kvmarch.scenarios.records import Memory, StepLine
 from kvmarch.scenarios.verbs import LEAVE_GPA, VERBS, Context, values
 from kvmarch.walk.names import Machine, Names
@@ -46,6 +47,7 @@ class ModelSide:
         self.lost: list[Violation] = []
         """What the VM at hand has lost besides, in order."""
         self._context: Context | None = None
+        self._tracer = Tracer(self._shift, ())
         self._memory: dict[str, Memory] = {}
         self._accessed: set[int] = set()
 
@@ -56,6 +58,7 @@ class ModelSide:
         self._accessed = set()
         self.lost = []
         self._context = set_up(program, self.k, self.options)
+        self._tracer = Tracer(self._shift, ranges_of(program, self.page_size))
 
     def do(self, line: str) -> Look:
         """Do one line of a scenario.
@@ -89,6 +92,7 @@ class ModelSide:
         look = Look(
             tuple(self._answers(checked, results[_TASK, 0], world.events)),
             walked=found is not None,
+            traced=self._tracer.of_model(world.events),
             kernel_log=tuple(v.sentence for v in fresh if v.property == "warn"),
         )
         if found is None:
@@ -97,6 +101,7 @@ class ModelSide:
             look.answers,
             tuple(self._leaf(*entry) for entry in found["entries"]),
             frames=found["frames"],
+            traced=look.traced,
             kernel_log=look.kernel_log,
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from kvmarch.lab.record import Recorder, raw_of
 from kvmarch.lab.session import Session
+from kvmarch.recordings.traces import COMPARED
 from kvmarch.report.files import write_whole
 from kvmarch.scenarios.records import Scenario
 
@@ -56,5 +57,5 @@ def save_recording(session: Session, scenario: Scenario, path: Path) -> None:
     try:
         recorder.run()
     finally:
-        session.trace(on=False)
+        session.trace(on=True, only=COMPARED)
         write_whole(path, json.dumps(recorder.document(), indent=1) + "\n")

@@ -96,20 +96,42 @@ static void load_modules(void)
 		fclose(wanted);
 }
 
+static int trace_event(const char *event, const char *on)
+{
+	char path[256];
+	snprintf(path, sizeof path, TRACE "events/%s/enable", event);
+	return access(path, W_OK) ? -1 : put_file(path, on);
+}
+
+/* only [event]...: let those be traced and no others; all if none is named. */
+static void trace_only(char *names)
+{
+	int named = *names;
+	for (int i = 0; events[i]; i++)
+		trace_event(events[i], named ? "0" : "1");
+	for (int i = 0; never[i]; i++)
+		trace_event(never[i], "0");
+	while (*names) {
+		char event[64];
+		/* A name is looked for in all groups; what no kernel has does not count. */
+		snprintf(event, sizeof event, "%s\n", word(&names));
+		int fd = open(TRACE "set_event", O_WRONLY | O_APPEND);
+		if (write(fd, event, strlen(event)) < 0 && errno != EINVAL)
+			out("@# %s: %s\n", event, strerror(errno));
+		close(fd);
+	}
+}
+
 static void trace_setup(void)
 {
 	char path[256];
 	put_file(TRACE "tracing_on", "0");
 	put_file(TRACE "buffer_size_kb", "8192");
-	for (int i = 0; events[i]; i++) {
-		snprintf(path, sizeof path, TRACE "events/%s/enable", events[i]);
-		if (!access(path, W_OK) && !put_file(path, "1"))
+	for (int i = 0; events[i]; i++)
+		if (!trace_event(events[i], "1"))
 			out("@T %s\n", events[i]);
-	}
-	for (int i = 0; never[i]; i++) {
-		snprintf(path, sizeof path, TRACE "events/%s/enable", never[i]);
-		put_file(path, "0");
-	}
+	for (int i = 0; never[i]; i++)
+		trace_event(never[i], "0");
 	char line[1024];
 	FILE *filters = fopen(MODULES "filters", "r");
 	while (filters && fgets(line, sizeof line, filters)) {
@@ -293,6 +315,8 @@ static void command(char *line)
 		probe_gone(0);
 	} else if (!strcmp(verb, "trace")) {
 		put_file(TRACE "tracing_on", word(&rest));
+	} else if (!strcmp(verb, "only")) {
+		trace_only(rest);
 	} else if (!strcmp(verb, "counters")) {
 		counters_setup(rest);
 	} else if (!strcmp(verb, "off")) {

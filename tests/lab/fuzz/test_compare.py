@@ -4,6 +4,7 @@ import pytest
 
 from kvmarch.lab.fuzz.compare import Comparer
 from kvmarch.lab.sides import Leaf, Look, Memory, Setup
+from kvmarch.recordings.traces import EVERY, Traced
 
 SETUP = Setup((Memory("ram", 4), Memory("big", 16, huge=True)), 1, 9)
 
@@ -115,3 +116,21 @@ def test_a_host_without_a_huge_page_ends_the_comparison(comparer, real, model, u
 def test_nothing_at_all_is_no_lack_of_a_huge_page(comparer):
     assert comparer.compare(big(*NONE * 2), big(*HUGE, *NONE)).what == "host pages"
     assert not comparer.unlike
+
+
+def traced(*notifiers, **more):
+    return look(traced=Traced(EVERY, notifiers, **more))
+
+
+@pytest.mark.parametrize(
+    ("real", "model", "what"),
+    [
+        (traced("kvm_set_spte_hva 1"), traced(), "notifier events"),
+        (traced(faults=("2", "3")), traced(faults=("3", "2")), "faults"),
+        (traced(), traced(mmio=("mark_mmio_spte 40 3 0",)), "mmio entries"),
+    ],
+)
+def test_events_are_compared(comparer, real, model, what):
+    assert comparer.compare(real, model).what == what
+    assert comparer.compare(model, model) is None
+    assert comparer.compare(look(), model) is None

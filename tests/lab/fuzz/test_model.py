@@ -79,6 +79,16 @@ def test_two_pages_that_ksm_merges_are_one(plugins):
     assert look.answers == ()
 
 
+def test_events_are_those_of_the_step(plugins):
+    side = begun(plugins)
+    side.do("slot id=1 memory=ram gfn=0")
+    wrote = side.do("write gfn=2").traced
+    dropped = side.do("dontneed memory=ram page=2 pages=2").traced
+
+    assert wrote.faults == ("e0000", "2")
+    assert (dropped.notifiers, dropped.faults) == (("kvm_unmap_hva_range 1:2-4",), ())
+
+
 def test_each_vm_is_new(plugins):
     side = begun(plugins)
     side.do("slot id=1 memory=ram gfn=0")
