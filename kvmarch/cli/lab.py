@@ -82,21 +82,20 @@ def boot_options(function: F) -> F:
 class Plan:
     """What is to be booted."""
 
-    plugins: Any
     arch: "Loaded"
     config: "Config"
 
 
-def boot_plan(given: dict[str, Any]) -> Plan:
+def boot_plan(plugins: Any, given: dict[str, Any]) -> Plan:
     """Return what :func:`boot_options` say; fetches a kernel that is not there.
 
     :param given: the options by name; they are taken out.
     """
-    from kvmarch.lab.kernels import resolve
+    from kvmarch.lab.fetch import fetch
+    from kvmarch.lab.kernels import known
     from kvmarch.lab.machines import machine_of
-    from kvmarch.lab.session import Config
+    from kvmarch.lab.session import Config, check_programs
 
-    plugins = load_plugins()
     arch = plugins.get(given.pop("arch"))
     machine = machine_of(arch)
     arguments: dict[str, str] = {}
@@ -108,11 +107,12 @@ def boot_plan(given: dict[str, Any]) -> Plan:
             filter(None, [arguments.get(name.replace("_", "-")), rest])
         )
     cpu = given.pop("cpu")
-    kernel = resolve(
-        machine, given.pop("kernel"), given.pop("modules"), given.pop("mirror"), _tell
-    )
+    wanted, mirror = given.pop("kernel"), given.pop("mirror")
+    kernel = known(machine, wanted, given.pop("modules"))
+    check_programs(machine)
+    if kernel is None:
+        kernel = fetch(machine, wanted, mirror, _tell)
     return Plan(
-        plugins,
         arch,
         Config(
             kernel,
@@ -139,7 +139,7 @@ def showing_console() -> Iterator[None]:
             yield
         except LabError as error:
             if error.console:
-                click.echo(f"{error.console}\n", err=True)
+                click.echo(f"{error.console.rstrip()}\n", err=True)
             raise
         except ImportError as error:
             raise LabError(
@@ -163,11 +163,13 @@ def run(scenarios: tuple[str, ...], output: str | None, **given: Any) -> None:
     each has a VM and a process of its own.
     """
     with showing_console():
-        from kvmarch.lab.record import record
+        from kvmarch.lab.record import check, record
 
-        plan = boot_plan(given)
-        chosen = [scenario_of(name, plan.plugins) for name in scenarios]
+        plugins = load_plugins()
+        chosen = [scenario_of(name, plugins) for name in scenarios]
         place = Path(output) if output else None
+        check(chosen, place)
+        plan = boot_plan(plugins, given)
         for path in record(plan.arch, plan.config, chosen, place, _tell):
             click.echo(f"{path}: recorded; compare it with 'kvmarch conform {path}'")
 
@@ -265,7 +267,7 @@ def fuzz(
         count = fuzz_models(arch, given["kernel"], asked, click.echo)
     else:
         with showing_console():
-            plan = boot_plan(given)
+            plan = boot_plan(load_plugins(), given)
             count = fuzz_kernel(plan.arch, plan.config, asked, click.echo)
     if count:
         click.get_current_context().exit(1)

@@ -8,6 +8,7 @@ __all__ = ["fetch"]
 
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 import time
@@ -49,7 +50,7 @@ class _Apt:
                 f"Suites: {suite}{'-security' if secure else ''}\nComponents: main\n"
                 f"Architectures: {machine.debian}\nSigned-By: {KEYRING}\n"
             )
-        (self._folder / "etc" / "debian.sources").write_text("\n".join(stanzas))
+        self._sources = "\n".join(stanzas)
 
     def run(self, program: str, *words: str, cwd: Path | None = None) -> str:
         """Return what an apt program prints.
@@ -74,8 +75,18 @@ class _Apt:
     def update(self, tell: Tell) -> None:
         """Get the package lists, if they are not fresh."""
         stamp = self._folder / "updated"
-        if stamp.exists() and time.time() - stamp.stat().st_mtime < FRESH:
+        sources = self._folder / "etc" / "debian.sources"
+        same = sources.exists() and sources.read_text() == self._sources
+        fresh = stamp.exists() and time.time() - stamp.stat().st_mtime < FRESH
+        if same and fresh:
             return
+        stamp.unlink(missing_ok=True)
+        if not same:
+            # Lists of another mirror are none of this one's.
+            lists = self._folder / "state" / "lists"
+            shutil.rmtree(lists)
+            (lists / "partial").mkdir(parents=True)
+            sources.write_text(self._sources)
         tell(f"asking for the packages of Debian {self.suite}, {self._debian}")
         try:
             self.run("apt-get", "-q", "update", "-o", "APT::Update::Error-Mode=any")

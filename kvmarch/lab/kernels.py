@@ -6,7 +6,7 @@ __all__ = [
     "cache_folder",
     "choose",
     "given",
-    "resolve",
+    "known",
     "unpack",
 ]
 
@@ -19,7 +19,6 @@ import struct
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,27 +191,17 @@ def _unpacked(packed: bytes, kind: str, path: Path) -> bytes:
     raise LabError(f"{path}: an image packed with {kind!r}, which nobody here unpacks")
 
 
-def resolve(
-    machine: LabMachine,
-    wanted: str,
-    modules: str | None,
-    mirror: str | None,
-    tell: Callable[[str], None],
-) -> KernelFiles:
-    """Return the kernel that a user means, downloaded if it has to be.
+def known(machine: LabMachine, wanted: str, modules: str | None) -> KernelFiles | None:
+    """Return the kernel that a user means; None if it is one to be downloaded.
 
     :param wanted: a file, a release, or the first numbers of one.
-    :param tell: called with what takes a while.
-    :raises LabError: there is none.
+    :raises LabError: it cannot be any kernel.
     """
     path = Path(wanted)
     if path.is_file() or "/" in wanted:
         return given(path, None if modules is None else Path(modules))
     if modules is not None:
         raise LabError("--modules goes with an image, not with a release")
-    known = choose(machine, wanted)
-    if known is not None:
-        return known
-    from kvmarch.lab.fetch import fetch
-
-    return fetch(machine, wanted, mirror, tell)
+    if not _NUMBERS.match(wanted):
+        raise LabError(f"no kernel image {wanted}, and no release such as 6.1")
+    return choose(machine, wanted)

@@ -53,7 +53,11 @@ def contents(path: Path) -> bytes:
     """Return the plain contents of a module's file."""
     found = _SUFFIX.search(path.name)
     assert found is not None
-    return read_module(path.read_bytes(), found[1] or "", str(path))
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise LabError(f"{path}: {error.strerror}") from None
+    return read_module(data, found[1] or "", str(path))
 
 
 def load_order(folder: Path | None, names: Iterable[str]) -> dict[str, bytes]:

@@ -4,7 +4,7 @@ Nothing of it is on disk: RAM, initramfs and unpacked kernels are anonymous file
 live as long as somebody has them open.
 """
 
-__all__ = ["Emulator", "ending_on_signals"]
+__all__ = ["Emulator", "emulator_program", "ending_on_signals"]
 
 import contextlib
 import ctypes
@@ -37,7 +37,7 @@ APPEND = (
 TAIL = 30
 """Lines of the console that an error shows."""
 _ANSWER = re.compile(r"@([KPTCHFEMNWXQ#!.])(?: (.*))?$")
-_DIED = ("Kernel panic - not syncing", "Unable to mount root fs")
+_DIED = re.compile(r"Kernel panic - not syncing(?:: (.*))?")
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 
@@ -55,6 +55,17 @@ def ending_on_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def emulator_program(machine: LabMachine) -> str:
+    """Return the path of QEMU.
+
+    :raises LabError: it is not installed, with what to install.
+    """
+    program = shutil.which(machine.qemu)
+    if program is None:
+        raise LabError(f"no {machine.qemu}; apt install {machine.qemu_package}")
+    return program
 
 
 def _die_with_parent() -> None:
@@ -118,9 +129,7 @@ class Emulator:
 
     def _start(self) -> None:
         machine = self.machine
-        program = shutil.which(machine.qemu)
-        if program is None:
-            raise LabError(f"no {machine.qemu}; apt install {machine.qemu_package}")
+        program = emulator_program(machine)
         initrd = self._file("initrd", self._initrd)
         kernel = self._kernel
         if isinstance(kernel, bytes):
@@ -197,15 +206,17 @@ class Emulator:
             line = self._line(end)
             if line is None:
                 raise LabError(
-                    f"no answer from the kernel for {limit:g} seconds", self._console()
+                    f"no answer from the kernel for {limit:g} seconds", self.console
                 )
             at = line.find("@")
             answer = _ANSWER.match(line[at:]) if at >= 0 else None
             if answer is None:
                 self.tail.append(line)
-                if any(words in line for words in _DIED):
+                died = _DIED.search(line)
+                if died is not None:
                     self._drain()
-                    raise LabError("the kernel panicked", self._console())
+                    why = f": {died[1]}" if died[1] else ""
+                    raise LabError(f"the kernel panicked{why}", self.console)
                 continue
             if answer[1] == ".":
                 return found
@@ -240,12 +251,15 @@ class Emulator:
             self._process.wait(2)
         self.tail.append(self._left.decode("utf-8", "replace"))
         status = self._process.returncode
+        # It is told not to begin again.
+        how = f"status {status}" if status else "the machine was reset or switched off"
         return LabError(
-            f"{self.machine.qemu} ended (status {status}) before it was told to",
-            self._console(),
+            f"{self.machine.qemu} ended ({how}) before it was told to", self.console
         )
 
-    def _console(self) -> str:
+    @property
+    def console(self) -> str:
+        """Return the last lines of the console, without its answers."""
         return "\n".join(line for line in self.tail if line.strip())
 
     # -- pause and go on ---------------------------------------------------------------
@@ -270,7 +284,7 @@ class Emulator:
                 if "error" in answer:
                     raise LabError(f"QEMU: {name}: {answer['error'].get('desc')}")
         except TimeoutError:
-            raise LabError(f"QEMU does not answer {name}", self._console()) from None
+            raise LabError(f"QEMU does not answer {name}", self.console) from None
         except OSError:
             raise self._dead() from None
 

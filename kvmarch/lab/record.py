@@ -1,19 +1,20 @@
 """Recordings: what a scenario did on a real kernel, in the form that conform reads."""
 
-__all__ = ["Recorder", "program_of", "record"]
+__all__ = ["Recorder", "check", "program_of", "record"]
 
+import contextlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from kvmarch.errors import LabError
+from kvmarch.errors import KvmarchError, LabError
 from kvmarch.lab.machines import machine_of
 from kvmarch.lab.session import Config, Session, booted
 from kvmarch.lab.sides import Look, Memory, Setup
-from kvmarch.lab.steps import check_verbs, content_of
+from kvmarch.lab.steps import check_verb, content_of
 from kvmarch.plugins import Loaded
 from kvmarch.report.files import write_whole
 from kvmarch.scenarios import records
@@ -32,6 +33,22 @@ LAST = ("exit_mm", "vm_destroy")
 """Verbs after which there is nothing left to look at."""
 
 
+def check(scenarios: Collection[Scenario], output: Path | None) -> None:
+    """Refuse what cannot be recorded, or not there, before anything is booted.
+
+    :param output: as for :func:`record`.
+    :raises LabError: with the first reason.
+    """
+    for scenario in scenarios:
+        check_scenario(scenario)
+    if output is None or output.is_dir():
+        return
+    if len(scenarios) > 1:
+        raise LabError(f"{output}: several recordings need a folder")
+    if not output.parent.is_dir():
+        raise LabError(f"{output}: there is no folder {output.parent}")
+
+
 def check_scenario(scenario: Scenario) -> None:
     """Refuse a scenario that the lab cannot do, before anything is booted.
 
@@ -44,7 +61,12 @@ def check_scenario(scenario: Scenario) -> None:
         )
     if any(row.hugetlb for row in scenario.memory):
         raise LabError(f"{scenario.name}: the lab has no pages of hugetlbfs")
-    check_verbs((*scenario.setup, *scenario.tasks[0].steps))
+    for part, lines in (
+        ("line {} of setup", scenario.setup),
+        ("step {}", scenario.tasks[0].steps),
+    ):
+        for number, line in enumerate(lines, 1):
+            check_verb(line, f"{scenario.name}, {part.format(number)}, ")
 
 
 def program_of(scenario: Scenario, page_size: int) -> Scenario:
@@ -279,7 +301,8 @@ def record(
 ) -> Iterator[Path]:
     """Boot a kernel, run one scenario after the other, and write their recordings.
 
-    What was recorded before an error or an interruption is written, too.
+    What was recorded before an error or an interruption is written, too. :func:`check`
+    comes first.
 
     :param output: a file, a folder, or None for this folder.
     :param tell: called with what else the user should know.
@@ -287,21 +310,27 @@ def record(
     :raises KvmarchError: with what went wrong.
     """
     machine = machine_of(arch)
-    chosen = list(scenarios)
-    for scenario in chosen:
-        check_scenario(scenario)
-    if output is not None and len(chosen) > 1 and not output.is_dir():
-        raise LabError(f"{output}: several recordings need a folder")
     with booted(arch, config) as session:
-        for scenario in chosen:
+        for scenario in scenarios:
             path = Path(f"{scenario.name}-{machine.debian}-{session.kernel}.json")
             if output is not None:
                 path = output / path if output.is_dir() else output
             recorder = Recorder(session, scenario)
             try:
                 recorder.run()
-            finally:
-                write_whole(path, text_of(recorder.document()))
-                if not recorder.complete:
+            except BaseException:
+                with _telling(tell):
+                    write_whole(path, text_of(recorder.document()))
                     tell(f"{path}: what was recorded until then")
+                raise
+            write_whole(path, text_of(recorder.document()))
             yield path
+
+
+@contextlib.contextmanager
+def _telling(tell: Callable[[str], None]) -> Iterator[None]:
+    """Tell an error, so that the one that was there before it is what is raised."""
+    try:
+        yield
+    except KvmarchError as error:
+        tell(str(error))

@@ -1,6 +1,6 @@
 """A booted kernel that serves one VM after the other, step by step."""
 
-__all__ = ["Config", "Session", "booted"]
+__all__ = ["Config", "Session", "booted", "check_programs"]
 
 import contextlib
 import re
@@ -21,7 +21,7 @@ from kvmarch.lab.kernels import KernelFiles, boot_image
 from kvmarch.lab.machines import machine_of
 from kvmarch.lab.modules import load_order
 from kvmarch.lab.observe import Observer, Seen, candidates
-from kvmarch.lab.qemu import Emulator
+from kvmarch.lab.qemu import Emulator, emulator_program
 from kvmarch.lab.root import Known
 from kvmarch.lab.sides import Look, Setup
 from kvmarch.lab.steps import Board, line_of
@@ -70,6 +70,15 @@ class Config:
     observe: bool = True
     trace: bool = True
     only: tuple[str, ...] = ()
+
+
+def check_programs(machine: LabMachine) -> None:
+    """Refuse what could not be booted anyway, before a kernel is downloaded for it.
+
+    :raises LabError: QEMU is missing, or the probe's compiler.
+    """
+    emulator_program(machine)
+    probe(machine)
 
 
 @contextlib.contextmanager

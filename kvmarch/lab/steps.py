@@ -8,7 +8,7 @@ __all__ = [
     "ACCESSES",
     "Board",
     "Order",
-    "check_verbs",
+    "check_verb",
     "content_of",
     "gpa_of",
     "line_of",
@@ -16,7 +16,7 @@ __all__ = [
 
 import mmap
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -121,7 +121,7 @@ class Board:
         :raises LabError: nobody can make a real kernel do it from outside.
         """
         self._pending = None
-        check_verbs([line])
+        check_verb(line)
         args = values(VERBS[line.verb], line.args)
         if line.verb in ACCESSES:
             return self.access(line.verb, args)
@@ -255,15 +255,15 @@ def content_of(value: Any) -> int:
     return 1 << 36 | zlib.crc32(repr(value).encode())
 
 
-def check_verbs(lines: Iterable[records.StepLine]) -> None:
-    """Refuse what the lab cannot do, before anything is booted.
+def check_verb(line: records.StepLine, where: str = "") -> None:
+    """Refuse what the lab cannot do.
 
+    :param where: the line is, for the error.
     :raises LabError: with what it can do.
     """
     known = {*_ORDERS, *ACCESSES}
-    for line in lines:
-        if line.verb not in known:
-            raise LabError(
-                f"{line.text!r}: nothing makes a real kernel do that from outside; "
-                f"the lab can {', '.join(sorted(known))}"
-            )
+    if line.verb not in known:
+        raise LabError(
+            f"{where}{line.text!r}: nothing makes a real kernel do that from outside; "
+            f"the lab can {', '.join(sorted(known))}"
+        )

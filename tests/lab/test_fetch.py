@@ -137,6 +137,17 @@ def test_lists_are_asked_for_once(apt, unpacked):
     assert (apt / "log").read_text().count(" update ") == 1
 
 
+def test_another_mirror_is_asked_for_its_own_lists(apt, unpacked, tmp_path):
+    fetch(X86, "6.1", None, print)
+    lists = tmp_path / "cache/kvmarch/apt/bookworm-amd64/state/lists"
+    (lists / "here.example_debian_dists_bookworm_main_binary-amd64_Packages").touch()
+    for suite in ("bookworm", "trixie", "bullseye", "forky", "sid"):
+        (apt / f"broken-{suite}").touch()
+
+    with pytest.raises(LabError, match="E: no sid"):
+        fetch(X86, "6.1", "http://other.example/debian", print)
+
+
 def test_a_release_that_nobody_has(unpacked):
     with pytest.raises(LabError, match=r"no kernel '6\.2' for amd64; there is 6\.1, 6"):
         fetch(X86, "6.2", None, print)
@@ -153,9 +164,11 @@ def test_a_suite_that_cannot_be_asked_is_told_and_passed_over(apt, unpacked):
 
 
 def test_of_a_suite_what_could_be_had_is_enough(apt, unpacked, tmp_path):
+    fetch(X86, "6.1", None, print)
+    own = tmp_path / "cache/kvmarch/apt/bookworm-amd64"
+    (own / "updated").unlink()
     (apt / "broken-bookworm").touch()
-    lists = tmp_path / "cache/kvmarch/apt/bookworm-amd64/state/lists"
-    lists.mkdir(parents=True)
+    lists = own / "state/lists"
     (lists / "here.example_debian_dists_bookworm_main_binary-amd64_Packages").touch()
     told = []
 

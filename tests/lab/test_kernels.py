@@ -101,12 +101,17 @@ def test_a_damaged_efi_program_is_refused(tmp_path, packed, kind, why):
 
 def test_a_file_that_is_not_there():
     with pytest.raises(LabError, match="no kernel image /none/vmlinuz"):
-        kernels.resolve(X86, "/none/vmlinuz", None, None, print)
+        kernels.known(X86, "/none/vmlinuz", None)
+
+
+def test_what_is_neither_a_file_nor_a_release_is_not_looked_for():
+    with pytest.raises(LabError, match="no kernel image bzImage, and no release such"):
+        kernels.known(X86, "bzImage", None)
 
 
 def test_modules_go_with_an_image_only(tmp_path):
     with pytest.raises(LabError, match="--modules goes with an image"):
-        kernels.resolve(X86, "6.1", str(tmp_path), None, print)
+        kernels.known(X86, "6.1", str(tmp_path))
 
 
 def package(path, files):

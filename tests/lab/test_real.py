@@ -83,12 +83,14 @@ def test_a_recording_agrees_with_the_model(tmp_path, arch, scenario):
 
 @pytest.fixture(scope="module")
 def session():
-    from kvmarch.lab.kernels import resolve
+    from kvmarch.lab.fetch import fetch
+    from kvmarch.lab.kernels import known
     from kvmarch.lab.machines import machine_of
     from kvmarch.lab.session import Config, booted
 
     arch = plugins.load().get("x86")
-    kernel = resolve(machine_of(arch), RELEASE, None, None, print)
+    machine = machine_of(arch)
+    kernel = known(machine, RELEASE, None) or fetch(machine, RELEASE, None, print)
     with booted(arch, Config(kernel)) as one:
         yield one
 

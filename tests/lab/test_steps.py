@@ -4,7 +4,7 @@ import pytest
 
 from kvmarch.errors import LabError, ScenarioError
 from kvmarch.lab.sides import Memory, Setup
-from kvmarch.lab.steps import Board, check_verbs, content_of, line_of
+from kvmarch.lab.steps import Board, check_verb, content_of, line_of
 
 SETUP = Setup((Memory("ram", 16, contents=(1, 1)), Memory("more", 8)), 2, 3)
 
@@ -78,7 +78,7 @@ def test_what_no_kernel_can_be_made_to_do_is_refused():
     line = line_of("migrate memory=ram page=0", Board(SETUP, 4096).rows, 1)
 
     with pytest.raises(LabError, match=r"'migrate memory=ram page=0'.*the lab can"):
-        check_verbs([line])
+        check_verb(line)
 
 
 def test_memories_and_the_page_of_code():
