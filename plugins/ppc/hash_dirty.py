@@ -9,16 +9,15 @@ __all__ = ["CHOICES", "sync_dirty_log"]
 from kvmarch_ppc.hash_table import (
     Hash,
     chain_next,
-    get_hpte,
     hpte_unlocked,
     lock_rmap_of,
-    set_hpte,
     tlbie_hpte,
     try_lock_hpte,
     unlock_hpte,
     unlock_rmap_of,
 )
 from kvmarch_ppc.hash_unmap import next_gfn
+from kvmarch_ppc.hpt_table import get_hpte, set_hpte
 from kvmarch_ppc.hpte import HPTE_R_C, HPTE_V_ABSENT, HPTE_V_VALID, hpte_is_writable
 from kvmarch_ppc.rmap import KVMPPC_RMAP_PRESENT
 

@@ -12,16 +12,15 @@ from kvmarch_ppc.hash_hcalls import add_revmap_chain, kvmppc_do_h_enter, store_h
 from kvmarch_ppc.hash_table import (
     Hash,
     find_hpte,
-    get_hpte,
     get_rmap,
     lock_hpte,
     lock_rmap_of,
-    set_hpte,
     tlbie_hpte,
     unlock_hpte,
     unlock_rmap_of,
 )
 from kvmarch_ppc.host_page import find_kvm_host_pte
+from kvmarch_ppc.hpt_table import get_hpte, set_hpte
 from kvmarch_ppc.hpte import (
     HPTE_R_C,
     HPTE_R_R,

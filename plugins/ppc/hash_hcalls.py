@@ -13,7 +13,6 @@ from typing import NamedTuple
 from kvmarch_ppc.hash_table import (
     Hash,
     find_hpte,
-    get_hpte,
     get_rmap,
     gfn_of,
     groups_of,
@@ -21,7 +20,6 @@ from kvmarch_ppc.hash_table import (
     link_hpte,
     lock_hpte,
     lock_rmap_of,
-    set_hpte,
     set_rmap,
     tlbie_hpte,
     try_lock_hpte,
@@ -31,6 +29,7 @@ from kvmarch_ppc.hash_table import (
 )
 from kvmarch_ppc.host_page import find_kvm_host_pte
 from kvmarch_ppc.hpt import HPTES_PER_GROUP
+from kvmarch_ppc.hpt_table import get_hpte, set_hpte
 from kvmarch_ppc.hpte import (
     HPTE_R_C,
     HPTE_V_ABSENT,

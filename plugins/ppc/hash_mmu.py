@@ -8,6 +8,7 @@ from kvmarch_ppc import (
     hash_hcalls,
     hash_table,
     hash_unmap,
+    hpt_table,
     memslots,
 )
 from kvmarch_ppc.ops import KvmppcOps, nothing
@@ -17,8 +18,8 @@ from kvmarch import take_dirty_log_protect
 
 HASH = KvmppcOps(
     make_layout=hash_table.make_layout,
-    entry_pfn=hash_table.entry_pfn,
-    entry_repoint=hash_table.entry_repoint,
+    entry_pfn=hpt_table.entry_pfn,
+    entry_repoint=hpt_table.entry_repoint,
     vm_create=hash_table.vm_create,
     vcpu_create=hash_table.vcpu_create,
     tlb_tag=hash_table.tlb_tag,

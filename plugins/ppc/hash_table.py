@@ -16,10 +16,7 @@ __all__ = [
     "chain_next",
     "destroy_vm",
     "entry",
-    "entry_pfn",
-    "entry_repoint",
     "find_hpte",
-    "get_hpte",
     "get_rmap",
     "gfn_of",
     "guest_hpte",
@@ -30,7 +27,6 @@ __all__ = [
     "lock_rmap_of",
     "make_layout",
     "rmap_offset",
-    "set_hpte",
     "set_rmap",
     "tlb_tag",
     "tlbie_hpte",
@@ -48,19 +44,17 @@ from typing import Any
 
 from kvmarch_ppc.hpt import (
     HPTES_PER_GROUP,
-    KVM_DEFAULT_HPT_ORDER,
     SEGMENT_SHIFTS,
     HashLayout,
     hpt_hash,
     hpte_avpn,
     hpte_rpn,
-    kvmppc_hpt_npte,
-    lp_encoding,
     make_hash_layout,
     primary_group,
     secondary_group,
     slb_v,
 )
+from kvmarch_ppc.hpt_table import HptBackend, get_hpte, set_hpte
 from kvmarch_ppc.hpte import (
     HPTE_R_C,
     HPTE_R_R,
@@ -76,12 +70,8 @@ from kvmarch_ppc.hpte import (
     SegmentSize,
     hpte_is_writable,
     hpte_join,
-    hpte_new_to_old,
-    hpte_old_to_new,
-    hpte_split,
 )
 from kvmarch_ppc.layout import Layout
-from kvmarch_ppc.ops import Backend
 from kvmarch_ppc.rmap import (
     KVMPPC_RMAP_LOCK,
     lock_rmap,
@@ -113,7 +103,7 @@ _ADDRESS = HpteV.b.mask | HPTE_V_AVPN | HPTE_V_LARGE | HPTE_V_SECONDARY
 _GUEST_BITS = HpteR.pack(r=1, c=1, m=1, pp=Protection.RWRW)
 
 
-class Hash(Backend):
+class Hash(HptBackend):
     """kvm->arch of a hash guest.
 
     ``hpt`` is the physical address of the HPT, None once it is freed: two words per
@@ -126,14 +116,9 @@ class Hash(Backend):
     layout: HashLayout
 
     def __init__(self, vm: Vm, layout: HashLayout) -> None:
-        super().__init__(layout)
-        self.order = KVM_DEFAULT_HPT_ORDER
+        super().__init__(vm, layout)
         self.psize = 1 << layout.page_shift
-        self.large = lp_encoding(layout.page_shift, layout.page_shift)
-        self.isa300 = layout.isa300
         self.delays_c = vm.options["rc"] == "delayed"
-        size = 2 * kvmppc_hpt_npte(self.order)
-        self.hpt: int | None = vm.tables.alloc(size, 0, 0).pa
         self.guest_rpte: dict[int, int] = {}
         self.forw: dict[int, int] = {}
         self.back: dict[int, int] = {}
@@ -171,48 +156,7 @@ def vcpu_create(vcpu: Vcpu) -> HashVcpu:
     return HashVcpu()
 
 
-def _old(layout: HashLayout, value: int) -> tuple[int, int]:
-    v, r = hpte_split(value)
-    return hpte_new_to_old(v, r) if layout.isa300 else (v, r)
-
-
-def entry_pfn(layout: Layout, value: int, level: int) -> int | None:
-    """Return the host page of a valid HPTE; what an absent one holds is not told."""
-    assert isinstance(layout, HashLayout)
-    v, r = _old(layout, value)
-    if level or not v & HPTE_V_VALID:
-        return None
-    return hpte_rpn(r, 1 << layout.page_shift, layout.page_shift)
-
-
-def entry_repoint(layout: Layout, value: int, level: int, pfn: int) -> int:
-    """Return the HPTE for another host page."""
-    assert isinstance(layout, HashLayout)
-    place = layout.rpn_mask & -(1 << layout.page_shift)
-    return value & ~place | pfn << layout.page_shift
-
-
 # -- HPTEs -------------------------------------------------------------------------
-
-
-def get_hpte(vm: Vm, index: int) -> tuple[int, int]:
-    """Return V and R."""
-    arch: Hash = vm.arch
-    assert arch.hpt is not None
-    table = vm.tables.at(arch.hpt)
-    v, r = table.get(2 * index), table.get(2 * index + 1)
-    return hpte_new_to_old(v, r) if arch.isa300 else (v, r)
-
-
-def set_hpte(vm: Vm, index: int, v: int, r: int) -> None:
-    """Store V and R."""
-    arch: Hash = vm.arch
-    assert arch.hpt is not None
-    table = vm.tables.at(arch.hpt)
-    if arch.isa300:
-        v, r = hpte_old_to_new(v, r)
-    table.set(2 * index + 1, r)
-    table.set(2 * index, v)
 
 
 def guest_hpte(arch: Hash, gfn: int) -> tuple[int, int, int]:

@@ -20,12 +20,10 @@ __all__ = [
 from kvmarch_ppc.hash_table import (
     Hash,
     chain_next,
-    get_hpte,
     get_rmap,
     gfn_of,
     hpte_unlocked,
     lock_rmap_of,
-    set_hpte,
     set_rmap,
     tlbie_hpte,
     try_lock_hpte,
@@ -33,6 +31,7 @@ from kvmarch_ppc.hash_table import (
     unlock_hpte,
     unlock_rmap_of,
 )
+from kvmarch_ppc.hpt_table import get_hpte, set_hpte
 from kvmarch_ppc.hpte import (
     HPTE_R_C,
     HPTE_R_R,

@@ -15,18 +15,22 @@ from typing import Any
 
 from kvmarch_ppc.hpt import (
     HPTES_PER_GROUP,
-    KVM_DEFAULT_HPT_ORDER,
     SEGMENT_SHIFTS,
     HashLayout,
     hpt_hash,
     hpte_avpn,
     hpte_rpn,
-    kvmppc_hpt_npte,
-    lp_encoding,
     make_pr_layout,
     primary_group,
     secondary_group,
     slb_v,
+)
+from kvmarch_ppc.hpt_table import (
+    HptBackend,
+    entry_pfn,
+    entry_repoint,
+    get_hpte,
+    set_hpte,
 )
 from kvmarch_ppc.hpte import (
     HPTE_V_AVPN,
@@ -40,13 +44,10 @@ from kvmarch_ppc.hpte import (
     hpte_is_writable,
     hpte_join,
     hpte_make_readonly,
-    hpte_new_to_old,
-    hpte_old_to_new,
-    hpte_split,
 )
 from kvmarch_ppc.layout import Layout
 from kvmarch_ppc.memslots import prepare_memory_region
-from kvmarch_ppc.ops import Backend, KvmppcOps, always_old
+from kvmarch_ppc.ops import KvmppcOps, always_old
 from kvmarch_ppc.shadow import commit_memory_region, flush_memslot
 
 from kvmarch import (
@@ -77,18 +78,8 @@ _ADDRESS = HpteV.b.mask | HPTE_V_AVPN | HPTE_V_LARGE | HPTE_V_SECONDARY | HPTE_V
 _RFLAGS = HpteR.pack(r=1, c=1, m=1, pp=Protection.RWRW)
 
 
-class Pr(Backend):
-    """The part of the host's hash table that a VM fills; two words per HPTE."""
-
-    variables = ("hpt",)
-    layout: HashLayout
-
-    def __init__(self, vm: Vm, layout: HashLayout) -> None:
-        super().__init__(layout)
-        self.order = KVM_DEFAULT_HPT_ORDER
-        self.large = lp_encoding(layout.page_shift, layout.page_shift)
-        size = 2 * kvmppc_hpt_npte(self.order)
-        self.hpt: int | None = vm.tables.alloc(size, 0, 0).pa
+class Pr(HptBackend):
+    """The part of the host's hash table that a VM fills."""
 
 
 class PrVcpu(Part):
@@ -116,41 +107,7 @@ def vcpu_create(vcpu: Vcpu) -> PrVcpu:
     return PrVcpu()
 
 
-def entry_pfn(layout: Layout, value: int, level: int) -> int | None:
-    """Return the host page of a valid HPTE."""
-    assert isinstance(layout, HashLayout)
-    v, r = hpte_split(value)
-    if level or not v & HPTE_V_VALID:
-        return None
-    return hpte_rpn(r & layout.rpn_mask, 1 << layout.page_shift, layout.page_shift)
-
-
-def entry_repoint(layout: Layout, value: int, level: int, pfn: int) -> int:
-    """Return the HPTE for another host page."""
-    assert isinstance(layout, HashLayout)
-    place = layout.rpn_mask & -(1 << layout.page_shift)
-    return value & ~place | pfn << layout.page_shift
-
-
 # -- HPTEs in the host's table -----------------------------------------------------
-
-
-def _get(vm: Vm, index: int) -> tuple[int, int]:
-    arch: Pr = vm.arch
-    assert arch.hpt is not None
-    table = vm.tables.at(arch.hpt)
-    v, r = table.get(2 * index), table.get(2 * index + 1)
-    return hpte_new_to_old(v, r) if arch.layout.isa300 else (v, r)
-
-
-def _set(vm: Vm, index: int, v: int, r: int) -> None:
-    arch: Pr = vm.arch
-    assert arch.hpt is not None
-    table = vm.tables.at(arch.hpt)
-    if arch.layout.isa300:
-        v, r = hpte_old_to_new(v, r)
-    table.set(2 * index + 1, r)
-    table.set(2 * index, v)
 
 
 def _shadow_address(vcpu: Vcpu, gfn: int) -> tuple[int, int]:
@@ -181,11 +138,11 @@ def _insert(vcpu: Vcpu, gfn: int, r: int) -> int:
     groups = _groups(vm.arch, hash_)
     for first, secondary in groups:
         for index in range(first, first + HPTES_PER_GROUP):
-            if not _get(vm, index)[0] & HPTE_V_VALID:
-                _set(vm, index, v | secondary, r)
+            if not get_hpte(vm, index)[0] & HPTE_V_VALID:
+                set_hpte(vm, index, v | secondary, r)
                 return index
     victim = groups[0][0]
-    _set(vm, victim, v, r)
+    set_hpte(vm, victim, v, r)
     return victim
 
 
@@ -196,9 +153,9 @@ def _invalidate_pte(vcpu: Vcpu, gfn: int) -> None:
     """
     index = vcpu.arch.hpte_cache.pop(gfn)
     wanted = _shadow_address(vcpu, gfn)[0]
-    v, _r = _get(vcpu.vm, index)
+    v, _r = get_hpte(vcpu.vm, index)
     if (v ^ wanted) & _ADDRESS & ~HPTE_V_SECONDARY == 0:
-        _set(vcpu.vm, index, 0, 0)
+        set_hpte(vcpu.vm, index, 0, 0)
     vcpu.tlb.drop(tlb_tag(vcpu), gfn, gfn + 1)
 
 
@@ -244,7 +201,7 @@ def translate(vcpu: Vcpu, gfn: int, access: str) -> Translation | str:
     wanted, hash_ = _shadow_address(vcpu, gfn)
     for first, secondary in _groups(arch, hash_):
         for index in range(first, first + HPTES_PER_GROUP):
-            v, r = _get(vm, index)
+            v, r = get_hpte(vm, index)
             if v & _ADDRESS != wanted | secondary:
                 continue
             writable = hpte_is_writable(r)
