@@ -92,6 +92,7 @@ LAYERS = {
     },
     "cli": {
         "blame",
+        "changes",
         "errors",
         "explore",
         "kit",

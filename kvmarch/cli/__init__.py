@@ -2,6 +2,7 @@
 
 __all__ = ["command_line", "main"]
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,10 @@ def main() -> None:
     """Run the command line; a usage error is one line, as every other is."""
     import click
 
+    if asked := os.environ.get("_KVMARCH_COMPLETE"):
+        from kvmarch.cli.completion import answer
+
+        sys.exit(answer(asked))
     try:
         status = command_line().main(prog_name="kvmarch", standalone_mode=False)
     except click.ClickException as error:

@@ -8,13 +8,15 @@ import click
 
 from kvmarch.cli.commands import load_plugins, print_table
 from kvmarch.cli.shared import output_options, words
+from kvmarch.cli.values import ARCH, RELEASE
 
 
 @click.command("check-plugin")
-@click.argument("name")
+@click.argument("name", type=ARCH)
 @click.option(
     "--kernel",
     "-k",
+    type=RELEASE,
     multiple=True,
     metavar="RELEASE",
     help="Release to try; several may be given, also with commas.",

@@ -8,6 +8,7 @@ import click
 
 from kvmarch.cli.commands import choose_of, load_plugins, print_table
 from kvmarch.cli.shared import arch_option, jobs_option, output_options
+from kvmarch.cli.values import POST
 
 
 @click.command()
@@ -34,7 +35,7 @@ def bugs(
 
 
 @click.command()
-@click.argument("numbers", metavar="[NUMBER...]", type=int, nargs=-1)
+@click.argument("numbers", metavar="[NUMBER...]", type=POST, nargs=-1)
 @click.option("--check", is_flag=True, help="Search every kernel; 1 if one differs.")
 @jobs_option
 @arch_option

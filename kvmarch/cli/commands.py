@@ -18,6 +18,7 @@ from kvmarch.cli.shared import (
     settings_of,
     words,
 )
+from kvmarch.cli.values import ARCH, RECORDING, RELEASE, SCENARIO
 
 WELCOME = """\
 kvmarch runs KVM's guest-memory code as a model, on every architecture and release.
@@ -101,7 +102,7 @@ def print_table(table: Any, style: str, output: str | None) -> None:
 
 
 @cli.command()
-@click.argument("scenario", required=False)
+@click.argument("scenario", type=SCENARIO, required=False)
 @choose_options
 @output_options
 def compare(
@@ -129,7 +130,7 @@ def compare(
 
 
 @cli.command()
-@click.argument("scenario")
+@click.argument("scenario", type=SCENARIO)
 @choose_options
 @output_options
 @click.option("--steps", is_flag=True, help="Show every atomic step.")
@@ -160,9 +161,11 @@ def run(
 
 
 @cli.command()
-@click.argument("arch")
+@click.argument("arch", type=ARCH)
 @click.argument("value", required=False)
-@click.option("--kernel", "-k", default="", metavar="RELEASE", help="Such as v6.1.")
+@click.option(
+    "--kernel", "-k", type=RELEASE, default="", metavar="RELEASE", help="Such as v6.1."
+)
 @click.option("--level", "-l", type=int, help="The level at which the entry stands.")
 @change_options
 @output_options
@@ -200,7 +203,13 @@ def scenarios(style: str, output: str | None) -> None:
 
 
 @cli.command()
-@click.option("--diff", nargs=2, metavar="A B", help="What differs between releases.")
+@click.option(
+    "--diff",
+    type=RELEASE,
+    nargs=2,
+    metavar="A B",
+    help="What differs between releases.",
+)
 @arch_option
 @output_options
 def kernels(
@@ -230,7 +239,7 @@ def plugins(style: str, output: str | None) -> None:
 
 
 @cli.command()
-@click.argument("recordings", nargs=-1, metavar="[RECORDING]...")
+@click.argument("recordings", type=RECORDING, nargs=-1, metavar="[RECORDING]...")
 @change_options
 @click.option("--verbose", "-v", is_flag=True, help="Show also what agrees.")
 @click.option(

@@ -16,6 +16,7 @@ from kvmarch.cli.shared import (
     trace_output_options,
     with_options,
 )
+from kvmarch.cli.values import PROPERTY, SCENARIO, SCHEDULE
 
 
 def how_options(function: F) -> F:
@@ -93,16 +94,29 @@ def print_trace(trace: Any, style: str, output: str | None) -> None:
 
 
 @click.command()
-@click.argument("scenario", required=False)
+@click.argument("scenario", type=SCENARIO, required=False)
 @click.option("--all", "every", is_flag=True, help="Every scenario that expects any.")
 @how_options
 @jobs_option
-@click.option("--replay", metavar="SCHEDULE", help="Run one schedule step by step.")
 @click.option(
-    "--shorten", metavar="SCHEDULE", help="Make one shorter that loses a property."
+    "--replay",
+    type=SCHEDULE,
+    metavar="SCHEDULE",
+    help="Run one schedule step by step.",
 )
 @click.option(
-    "--property", "wanted", default="", metavar="ID", help="Which one, to --shorten."
+    "--shorten",
+    type=SCHEDULE,
+    metavar="SCHEDULE",
+    help="Make one shorter that loses a property.",
+)
+@click.option(
+    "--property",
+    "wanted",
+    type=PROPERTY,
+    default="",
+    metavar="ID",
+    help="Which one, to --shorten.",
 )
 @choose_options
 @trace_output_options
@@ -155,8 +169,10 @@ def explore(
 
 
 @click.command()
-@click.argument("scenario")
-@click.option("--property", "wanted", default="", metavar="ID", help="Which one.")
+@click.argument("scenario", type=SCENARIO)
+@click.option(
+    "--property", "wanted", type=PROPERTY, default="", metavar="ID", help="Which one."
+)
 @how_options
 @choose_options
 @trace_output_options

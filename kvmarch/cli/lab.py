@@ -12,6 +12,7 @@ import click
 
 from kvmarch.cli.commands import load_plugins, scenario_of
 from kvmarch.cli.shared import F, Group, change_options, settings_of, with_options
+from kvmarch.cli.values import ARCH, FILE, FOLDER, IMAGE, RELEASE, SCENARIO
 from kvmarch.errors import KvmarchError, LabError
 
 if TYPE_CHECKING:
@@ -27,17 +28,22 @@ def lab(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
+_ARCH = click.option(
+    "--arch", "-a", type=ARCH, required=True, metavar="NAME", help="Architecture."
+)
 _BOOT: tuple[Callable[[Any], Any], ...] = (
-    click.option("--arch", "-a", required=True, metavar="NAME", help="Architecture."),
+    _ARCH,
     click.option(
         "--kernel",
         "-k",
+        type=IMAGE,
         required=True,
         metavar="IMAGE|RELEASE",
         help="A vmlinuz, or a release of Debian's such as 6.1 or 6.1.0-50-arm64.",
     ),
     click.option(
         "--modules",
+        type=FOLDER,
         metavar="FOLDER",
         help="With an image: where its modules are, such as /lib/modules/RELEASE.",
     ),
@@ -148,11 +154,14 @@ def showing_console() -> Iterator[None]:
 
 
 @lab.command()
-@click.argument("scenarios", nargs=-1, required=True, metavar="SCENARIO...")
+@click.argument(
+    "scenarios", type=SCENARIO, nargs=-1, required=True, metavar="SCENARIO..."
+)
 @boot_options
 @click.option(
     "--output",
     "-o",
+    type=FILE,
     metavar="FILE",
     help="The recording, or a folder; SCENARIO-ARCH-KERNEL.json here if left out.",
 )
@@ -176,7 +185,7 @@ def run(scenarios: tuple[str, ...], output: str | None, **given: Any) -> None:
 
 @lab.command()
 @click.argument("release")
-@click.option("--arch", "-a", required=True, metavar="NAME", help="Architecture.")
+@_ARCH
 @click.option("--mirror", metavar="URL", help="As for apt if left out.")
 def fetch(release: str, arch: str, mirror: str | None) -> None:
     """Download a kernel of Debian's into the cache.
@@ -228,12 +237,18 @@ def fetch(release: str, arch: str, mirror: str | None) -> None:
 @click.option(
     "--model",
     "release",
+    type=RELEASE,
     default="",
     metavar="RELEASE",
     help="The model's release; that of --kernel if left out.",
 )
 @click.option(
-    "--save", "folder", default=".", metavar="FOLDER", help="Where differences go."
+    "--save",
+    "folder",
+    type=FOLDER,
+    default=".",
+    metavar="FOLDER",
+    help="Where differences go.",
 )
 def fuzz(
     seed: int,

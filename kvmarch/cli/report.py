@@ -2,22 +2,71 @@
 
 __all__ = ["report"]
 
+import os
+import shlex
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from kvmarch.cli.commands import choose_of, load_plugins
 from kvmarch.cli.shared import choose_options, emit, jobs_option
+from kvmarch.cli.values import FILE, SCENARIO, SCHEDULE
 from kvmarch.errors import KvmarchError
 
 
+def _title(data: dict[str, Any]) -> str:
+    """Return what a page is called: by its scenario, or by how many there are."""
+    every = data["scenarios"]
+    if len(every) == 1:
+        return f"{every[0]['name']}: {every[0]['title']} (kvmarch)"
+    return f"kvmarch: {len(every)} scenarios on {len(data['archs'])} architectures"
+
+
+def _command() -> str:
+    """Return the command that makes the page again.
+
+    Where the page was put and how many processes shared the work do not matter.
+    """
+    context = click.get_current_context()
+    given = ["kvmarch", "report", *context.params["scenarios"]]
+    for option in context.command.params:
+        source = context.get_parameter_source(str(option.name))
+        default = source is ParameterSource.DEFAULT
+        if default or option.name in {"scenarios", "output", "jobs"}:
+            continue
+        values = context.params[str(option.name)]
+        for value in values if option.multiple else (values,):
+            given += [option.opts[0], str(value)]
+    return shlex.join(given)
+
+
+def _day() -> str:
+    """Return the day, in UTC.
+
+    ``SOURCE_DATE_EPOCH`` replaces the time, so that a page can be made alike.
+
+    :raises KvmarchError: it is no number of seconds.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH") or str(int(time.time()))
+    try:
+        return str(datetime.fromtimestamp(int(epoch), UTC).date())
+    except (ValueError, OverflowError, OSError):
+        raise KvmarchError(
+            f"SOURCE_DATE_EPOCH={epoch}: wanted a number of seconds"
+        ) from None
+
+
 @click.command()
-@click.argument("scenarios", nargs=-1, metavar="[SCENARIO]...")
+@click.argument("scenarios", type=SCENARIO, nargs=-1, metavar="[SCENARIO]...")
 @click.option(
     "--output",
     "-o",
+    type=FILE,
     default="report.html",
     show_default=True,
     metavar="FILE",
@@ -26,6 +75,7 @@ from kvmarch.errors import KvmarchError
 @click.option(
     "--schedule",
     "schedules",
+    type=SCHEDULE,
     multiple=True,
     metavar="SCHEDULE",
     help="Put one more schedule into the player, as explore prints it.",
@@ -67,6 +117,7 @@ def report(
     if not folder.is_dir():
         # Said now, and not after minutes of work.
         raise KvmarchError(f"{output}: there is no directory {folder}")
+    day = _day()
     choose = choose_of(arch, kernel, plus, minus, settings)
     plugins = load_plugins(choose)
 
@@ -84,8 +135,9 @@ def report(
         schedules=schedules,
         progress=progress,
     )
-    text = page(collected.data, f"kvmarch: {' '.join(scenarios) or 'report'}")
-    for note in dict.fromkeys(collected.notes):
+    title = _title(collected.data)
+    text = page(collected.data, title, command=_command(), day=day)
+    for note in collected.notes:
         click.echo(f"kvmarch: {note}", err=True)
     if output == "-":
         emit(text, None, collected.status)

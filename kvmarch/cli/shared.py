@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 
 import click
 
+from kvmarch.cli.values import ARCH, CHANGE, FILE, RELEASE, SETTING
 from kvmarch.errors import KvmarchError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -80,6 +81,7 @@ def output_options(function: F, styles: tuple[str, ...] = TABLE_STYLES) -> F:
     function = click.option(
         "--output",
         "-o",
+        type=FILE,
         metavar="FILE",
         help="Write to a file instead of standard output.",
     )(function)
@@ -119,6 +121,7 @@ def with_options(function: F, *options: Callable[[F], F]) -> F:
 arch_option = click.option(
     "--arch",
     "-a",
+    type=ARCH,
     multiple=True,
     metavar="NAME",
     help="Architecture; several may be given, also with commas.",
@@ -142,6 +145,7 @@ def change_options(function: F) -> F:
         click.option(
             "--with",
             "plus",
+            type=CHANGE,
             multiple=True,
             metavar="CHANGE",
             help="Add a change to the kernel (see 'kvmarch kernels').",
@@ -149,6 +153,7 @@ def change_options(function: F) -> F:
         click.option(
             "--without",
             "minus",
+            type=CHANGE,
             multiple=True,
             metavar="CHANGE",
             help="Take a change away from the kernel.",
@@ -156,6 +161,7 @@ def change_options(function: F) -> F:
         click.option(
             "--set",
             "settings",
+            type=SETTING,
             multiple=True,
             metavar="OPTION=VALUE",
             help="Set an option of the machine, for example mmu=tdp.",
@@ -171,6 +177,7 @@ def choose_options(function: F) -> F:
         click.option(
             "--kernel",
             "-k",
+            type=RELEASE,
             multiple=True,
             metavar="RELEASE",
             help="Release such as v6.1; several may be given, also with commas.",

@@ -14,6 +14,7 @@ import click
 from kvmarch.cli.commands import choose_of, load_plugins, print_table, scenario_of
 from kvmarch.cli.exploring import how_of, how_options
 from kvmarch.cli.shared import choose_options, output_options, words
+from kvmarch.cli.values import CHANGE, FILE, SCENARIO
 
 
 @contextmanager
@@ -30,11 +31,12 @@ def _bar(done: int, cells: int) -> Iterator[Any]:
 
 
 @click.command()
-@click.argument("scenarios", nargs=-1, metavar="[SCENARIO]...")
+@click.argument("scenarios", type=SCENARIO, nargs=-1, metavar="[SCENARIO]...")
 @click.option("--all", "every", is_flag=True, help="Every scenario that expects any.")
 @click.option(
     "--toggle",
     "toggled",
+    type=CHANGE,
     multiple=True,
     metavar="CHANGE",
     help="Explore each kernel also with this change the other way round.",
@@ -42,13 +44,16 @@ def _bar(done: int, cells: int) -> Iterator[Any]:
 @click.option(
     "--results",
     "-r",
+    type=FILE,
     metavar="FILE",
     default="sweep.sqlite",
     show_default=True,
     help="File that every finished cell is written to at once.",
 )
 @click.option("--resume", is_flag=True, help="Go on with what the file has.")
-@click.option("--show", metavar="FILE", help="Print what a sweep's file has, and end.")
+@click.option(
+    "--show", type=FILE, metavar="FILE", help="Print what a sweep's file has, and end."
+)
 @click.option(
     "--jobs",
     "-j",

@@ -6,6 +6,7 @@ import click
 
 from kvmarch.cli.commands import choose_of, load_plugins, print_table
 from kvmarch.cli.shared import change_options, output_options
+from kvmarch.cli.values import ARCH, FILE, RELEASE
 from kvmarch.errors import KvmarchError
 
 _UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
@@ -29,12 +30,19 @@ def _number(text: str) -> int:
 
 
 @click.command()
-@click.argument("image", metavar="IMAGE")
+@click.argument("image", type=FILE, metavar="IMAGE")
 @click.argument("gpa", required=False)
 @click.option(
-    "--arch", "-a", required=True, metavar="NAME", help="Whose tables they are."
+    "--arch",
+    "-a",
+    type=ARCH,
+    required=True,
+    metavar="NAME",
+    help="Whose tables they are.",
 )
-@click.option("--kernel", "-k", default="", metavar="RELEASE", help="Such as v6.1.")
+@click.option(
+    "--kernel", "-k", type=RELEASE, default="", metavar="RELEASE", help="Such as v6.1."
+)
 @click.option(
     "--root", required=True, metavar="PA", help="Physical address of the root table."
 )

@@ -1,6 +1,6 @@
 """The catalogue of bugs: what each scenario of one shows, and whether it does."""
 
-__all__ = ["FOUND", "bug_names", "bugs_table", "measure"]
+__all__ = ["FOUND", "bug_names", "bugs_table", "measure", "recorded"]
 
 import json
 from collections.abc import Callable, Iterable
@@ -65,7 +65,7 @@ def measure(outcomes: Iterable[Outcome]) -> dict[str, Any]:
     return {}
 
 
-def _recorded(plugins: Plugins) -> dict[str, dict[str, Any]]:
+def recorded(plugins: Plugins) -> dict[str, dict[str, Any]]:
     """Return what is recorded beside the scenarios, the plugins' own included."""
     own = resources.files("kvmarch.scenarios") / "bugs"
     found: dict[str, dict[str, Any]] = {}
@@ -95,17 +95,17 @@ def bugs_table(
     :param names: the bugs; all if it is empty.
     """
     table = Table("Bugs that the search finds again", COLUMNS)
-    recorded = _recorded(plugins)
+    known = recorded(plugins)
     candidates: list[tuple[Scenario, Bug, dict[str, Any]]] = []
     unmerged: list[dict[str, Any]] = []
     chosen = tuple(names) or bug_names(plugins, choose)
     scenarios = [load(find(name, plugins.scenario_folders())) for name in chosen]
     if check:
-        recorded = _check(table, scenarios, plugins, choose, how, jobs, progress)
+        known = _check(table, scenarios, plugins, choose, how, jobs, progress)
     for scenario in scenarios:
         bug = scenario.bug
         assert bug is not None
-        found = recorded.get(scenario.name, {})
+        found = known.get(scenario.name, {})
         if bug.status == "candidate":
             candidates.append((scenario, bug, found))
         elif bug.status == "unmerged":
