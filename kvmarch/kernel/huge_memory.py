@@ -3,14 +3,14 @@
 Models mm/huge_memory.c; the notification is that of generic facts 2.14.
 """
 
-__all__ = ["CHOICES", "split_huge", "split_partial", "split_pmd"]
+__all__ = ["CHOICES", "split_edges", "split_huge", "split_partial", "split_pmd"]
 
 from kvmarch.changes import Choice
 from kvmarch.kernel.mmu_notifier import (
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
 )
-from kvmarch.machine.host import DIRTY, PFN_SHIFT, SPECIAL, Mm
+from kvmarch.machine.host import DIRTY, PFN_SHIFT, PMD_TABLE_SHIFT, SPECIAL, Mm
 from kvmarch.machine.steps import op
 
 split_keeps_dirty = Choice(
@@ -88,6 +88,28 @@ async def split_partial(mm: Mm, start: int, end: int) -> None:
     met = await _met_in_part(mm, start, end)
     for hva in met:
         await split_huge(mm, hva)
+
+
+def split_edges(mm: Mm, start: int, end: int) -> tuple[int, ...]:
+    """Split the VMAs that a range of hvas meets only in part.
+
+    :Kernel: vma_adjust_trans_huge(), as of every split of a VMA.
+    :returns: the hvas where :func:`split_huge` is called for that: wherever the VMA had
+        room for a huge page around its new edge, and a table to hold it in, whether or
+        not there is one.
+    """
+    span = 1 << mm.pmd_order + mm.page_shift
+    found: list[int] = []
+    for edge in (start, end):
+        first = edge // span * span
+        vma = mm.find_vma(edge)
+        if vma is None or vma.start == edge:
+            continue
+        mm.split_vmas(edge, edge)
+        room = vma.start <= first < edge and first + span <= vma.end
+        if room and mm.pmd_order and first >> PMD_TABLE_SHIFT in mm.pmd_tables:
+            found.append(first)
+    return tuple(found)
 
 
 CHOICES = (split_keeps_dirty,)

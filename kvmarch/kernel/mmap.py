@@ -17,11 +17,16 @@ __all__ = [
 ]
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvmarch.changes import Choice
 from kvmarch.kernel.gup import get_user_page, huge_range_fits, map_huge
-from kvmarch.kernel.huge_memory import split_partial, split_pmd
+from kvmarch.kernel.huge_memory import (
+    split_edges,
+    split_huge,
+    split_partial,
+    split_pmd,
+)
 from kvmarch.kernel.ksm import unmerge_ksm_pages
 from kvmarch.kernel.mmu_notifier import (
     mmu_notifier_invalidate_range_end,
@@ -33,6 +38,7 @@ from kvmarch.machine.host import (
     DIRTY,
     EXEC,
     PFN_SHIFT,
+    PMD_TABLE_SHIFT,
     PRESENT,
     SOFT_DIRTY,
     WRITE,
@@ -104,20 +110,33 @@ async def _zap(
 
 
 @op(name="remove VMAs")
-def _remove_vmas(mm: Mm, start: int, end: int) -> None:
+def _remove_vmas(mm: Mm, start: int, end: int) -> tuple[int, ...] | None:
+    """Remove the VMAs of a range; return where they may split huge pages.
+
+    :returns: hvas, see split_edges(); None if there is no VMA in the range.
+    """
+    if not any(vma.start < end and start < vma.end for vma in mm.vmas):
+        return None
+    edges = split_edges(mm, start, end)
     mm.remove_vmas(start, end)
+    return edges
 
 
 async def munmap(mm: Mm, start: int, end: int) -> None:
     """Unmap a range of hvas, bytes, end exclusive (event UNMAP).
 
     A huge page at an end of the range is split when the VMA is, before the bracket
-    begins (vma_adjust_trans_huge()).
+    begins. The bracket is around all of the range, holes included; where nothing is
+    mapped at all nobody is told.
+
+    :Kernel: do_vmi_align_munmap().
     """
     async with mm.mmap_lock.write():
-        await _remove_vmas(mm, start, end)
-        await split_partial(mm, start, end)
-        await _zap(mm, start, end, split=False)
+        edges = await _remove_vmas(mm, start, end)
+        if edges is not None:
+            for hva in edges:
+                await split_huge(mm, hva)
+            await _zap(mm, start, end, split=False)
 
 
 async def madvise_dontneed(mm: Mm, start: int, end: int) -> None:
@@ -143,10 +162,21 @@ async def oom_reap(mm: Mm, start: int, end: int) -> bool:
     return agreed
 
 
+class _Part(NamedTuple):
+    """A part of a range that is protected anew.
+
+    :param edges: where VMAs that are split may split huge pages, see split_edges().
+    """
+
+    start: int
+    end: int
+    edges: tuple[int, ...]
+
+
 @op(name="change VMA protection")
 def _protect_vmas(
     mm: Mm, start: int, end: int, write: bool, executable: bool
-) -> tuple[tuple[int, int], ...]:
+) -> tuple[_Part, ...]:
     """Change what VMAs allow; return the parts of the range for which that is new.
 
     Neighbours that allowed the same are one part, as they are one VMA to the kernel.
@@ -163,17 +193,52 @@ def _protect_vmas(
         else:
             parts.append((first, last))
         before = allowed
+    changed = tuple(_Part(*part, split_edges(mm, *part)) for part in parts)
     mm.change_vmas(start, end, write=write, exec=executable)
     mm.merge_vmas(start, end)
-    return tuple(parts)
+    return changed
 
 
-@op(name="first populated page")
-def _first_mapped(mm: Mm, start: int, end: int) -> int:
-    """Return the hva at which a range is populated first; ``end`` if nowhere."""
-    for vpn, _entry, _pages in mm.mapped(start, end):
-        return max(start, vpn << mm.page_shift)
-    return end
+first_populated = Choice(
+    "first_populated", "where an mprotect() finds the first tables that it changes"
+)
+"""Simplified: the kernel has a bracket of its own for each GiB of a range."""
+
+
+@first_populated.when()
+def _first_page_table(mm: Mm, start: int, end: int) -> int:
+    """Return the hva of a page, or of the first table of pages, full or empty.
+
+    :Kernel: change_pmd_range(), v3.15 to v6.11.
+    :returns: ``end`` if there is none.
+    """
+    shift = mm.page_shift + mm.pmd_order
+    found = [vpn << mm.page_shift for vpn, _entry, _pages in mm.mapped(start, end)][:1]
+    if mm.pmd_order:
+        around = range(start >> shift, -(-end >> shift))
+        found = [hva >> shift << shift for hva in found]
+        found += [at << shift for at in mm.pte_tables if at in around]
+    return max(start, min(found, default=end))
+
+
+@first_populated.when("mprotect-by-gib")
+def _first_huge_table(mm: Mm, start: int, end: int) -> int:
+    """Return the hva of the first table of huge pages, full or empty.
+
+    :Kernel: change_pud_range(), v6.12 on.
+    :returns: ``end`` if there is none.
+    """
+    if not mm.pmd_order:
+        return _first_page_table(mm, start, end)
+    around = range(start >> PMD_TABLE_SHIFT, -(-end >> PMD_TABLE_SHIFT))
+    found = [at << PMD_TABLE_SHIFT for at in mm.pmd_tables if at in around]
+    return max(start, min(found, default=end))
+
+
+@op(name="first populated table")
+def _first_populated(mm: Mm, start: int, end: int) -> int:
+    first: int = mm.k.first_populated.fn(mm, start, end)
+    return first
 
 
 stays_writable = Choice(
@@ -228,16 +293,17 @@ async def mprotect(
     """Change what a range allows (event PROTECTION_VMA).
 
     A VMA that allows nothing else than before is left alone. The bracket of each other
-    one begins lazily, at the first page that is populated; a huge page at an end of
-    it has been split by then, with the VMA (vma_adjust_trans_huge()).
+    one begins lazily, at the first table that is there (choice ``first_populated``); a
+    huge page at an end of it has been split by then, with the VMA.
 
     :Kernel: mprotect_fixup(), change_protection().
     """
     async with mm.mmap_lock.write():
         parts = await _protect_vmas(mm, start, end, write, executable)
-        for part, stop in parts:
-            await split_partial(mm, part, stop)
-            first = await _first_mapped(mm, part, stop)
+        for part, stop, edges in parts:
+            for hva in edges:
+                await split_huge(mm, hva)
+            first = await _first_populated(mm, part, stop)
             if first < stop:
                 await mmu_notifier_invalidate_range_start(mm, first, stop)
                 async with mm.ptl.write():
@@ -397,4 +463,4 @@ def populate(mm: Mm, start: int, end: int, *, huge: bool = False) -> None:
         vpn += 1
 
 
-CHOICES = (reclaims_tables, stays_writable)
+CHOICES = (reclaims_tables, stays_writable, first_populated)

@@ -17,6 +17,11 @@ from kvmarch.machine.world import Part, World
 
 MMAP_LOCK = LockClass("mmap_lock", rank=50, sleeps=True, shared=True)
 PAGE_TABLE_LOCK = LockClass("ptl", rank=60)
+PMD_TABLE_SHIFT = 30
+"""Bytes that one table of huge pages is for, as a power of two.
+
+Simplified: it is so with 4 KiB pages, and on ppc with 64 KiB. Elsewhere it is more.
+"""
 
 
 class HostPte(EntryFormat):
@@ -230,6 +235,7 @@ class Mm(Part):
         "ptes",
         "pmds",
         "pte_tables",
+        "pmd_tables",
         "swapped",
         "mm_users",
         "mmap_lock",
@@ -258,6 +264,8 @@ class Mm(Part):
         self.pte_tables: set[int] = set()
         """Where a table of base pages is, full or empty, by number of the huge page
         that it takes the place of."""
+        self.pmd_tables: set[int] = set()
+        """Where a table of huge pages is, full or empty, by number of the GiB."""
         self.swapped: dict[int, Any] = {}
         """Contents of pages that were swapped out, by virtual page number."""
         self.mm_users = 1
@@ -364,12 +372,15 @@ class Mm(Part):
         """
         self.split_vmas(start, end)
         self.vmas = [v for v in self.vmas if v.end <= start or end <= v.start]
-        shift = self.page_shift + self.pmd_order
+        self._free_tables(self.pte_tables, self.page_shift + self.pmd_order, start, end)
+        self._free_tables(self.pmd_tables, PMD_TABLE_SHIFT, start, end)
+
+    def _free_tables(self, tables: set[int], shift: int, start: int, end: int) -> None:
         around = range(start >> shift, -(-end >> shift))
-        for at in [number for number in self.pte_tables if number in around]:
+        for at in [number for number in tables if number in around]:
             first, last = at << shift, at + 1 << shift
             if not any(v.start < last and first < v.end for v in self.vmas):
-                self.pte_tables.discard(at)
+                tables.discard(at)
 
     def split_vmas(self, start: int, end: int) -> None:
         """Make VMAs begin and end at the ends of a range."""
@@ -417,6 +428,8 @@ class Mm(Part):
                 self.pte_tables.discard(vpn >> self.pmd_order)
             elif self.pmd_order:
                 self.pte_tables.add(vpn >> self.pmd_order)
+            if self.pmd_order:
+                self.pmd_tables.add(vpn >> PMD_TABLE_SHIFT - self.page_shift)
         for changed in self.walkers:
             changed(vpn, pages, old, entry)
 
