@@ -7,6 +7,8 @@
 
 __all__ = ["HptBackend", "entry_pfn", "entry_repoint", "get_hpte", "set_hpte"]
 
+from typing import ClassVar
+
 from kvmarch_ppc.hpt import (
     KVM_DEFAULT_HPT_ORDER,
     HashLayout,
@@ -29,7 +31,7 @@ from kvmarch import Vm
 class HptBackend(Backend):
     """The part of a VM that has a hash table; two words per HPTE."""
 
-    variables = ("hpt",)
+    variables: ClassVar[tuple[str, ...]] = ("hpt",)
     layout: HashLayout
 
     def __init__(self, vm: Vm, layout: HashLayout) -> None:
