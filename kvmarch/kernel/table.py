@@ -268,6 +268,12 @@ CHANGES: tuple[Change, ...] = (
         source="generic 2.5 (with 997308f9ae72, f7842747d13d)",
     ),
     Change(
+        "mprotect-by-gib",
+        "mprotect() tells notifiers once for each GiB that has page tables",
+        (6, 12),
+        source="v6.1 and v6.12 seen in the lab; the release is from memory",
+    ),
+    Change(
         "lockless-aging",
         "Walk memslots for aging without mmu_lock where an architecture can",
         (6, 15),
