@@ -386,7 +386,7 @@ class Mm(Part):
         """Make VMAs begin and end at the ends of a range."""
         split: list[Vma] = []
         for vma in self.vmas:
-            edges = [e for e in (start, end) if vma.start < e < vma.end]
+            edges = sorted(e for e in {start, end} if vma.start < e < vma.end)
             at = vma.start
             for edge in (*edges, vma.end):
                 split.append(replace(vma, start=at, end=edge))

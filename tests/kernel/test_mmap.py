@@ -197,6 +197,10 @@ def test_nobody_is_told_of_a_hole(one):
     one.do(munmap(one.mm, one.at(1), one.at(5)))
 
     assert brackets(one)[told:] == [(1, 5)]
+    assert [(v.start, v.end) for v in one.mm.vmas if v.start >= one.at(0)] == [
+        (one.at(0), one.at(1)),
+        (one.at(5), one.at(8)),
+    ]
 
 
 def test_nobody_is_told_of_a_protection_that_was_so_before(one):
