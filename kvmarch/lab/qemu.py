@@ -100,6 +100,8 @@ class Emulator:
         self._bytes = mib << 20
         self._append = append
         self._left = b""
+        self._lost: LabError | None = None
+        """Why the machine does not answer any more."""
         self._process: subprocess.Popen[bytes] | None = None
         self._qmp: socket.socket | None = None
         self._qmp_left = b""
@@ -184,7 +186,12 @@ class Emulator:
     # -- the console -----------------------------------------------------------------
 
     def send(self, line: str) -> None:
-        """Give the guest's program a command."""
+        """Give the guest's program a command.
+
+        :raises LabError: nobody is there to take it.
+        """
+        if self._lost is not None:
+            raise self._lost
         assert self._process is not None
         assert self._process.stdin is not None
         try:
@@ -205,9 +212,8 @@ class Emulator:
         while True:
             line = self._line(end)
             if line is None:
-                raise LabError(
-                    f"no answer from the kernel for {limit:g} seconds", self.console
-                )
+                why = f"no answer from the kernel for {limit:g} seconds"
+                raise self._lose(why)
             at = line.find("@")
             answer = _ANSWER.match(line[at:]) if at >= 0 else None
             if answer is None:
@@ -216,7 +222,7 @@ class Emulator:
                 if died is not None:
                     self._drain()
                     why = f": {died[1]}" if died[1] else ""
-                    raise LabError(f"the kernel panicked{why}", self.console)
+                    raise self._lose(f"the kernel panicked{why}")
                 continue
             if answer[1] == ".":
                 return found
@@ -246,16 +252,25 @@ class Emulator:
                 self.tail.append(line)
 
     def _dead(self) -> LabError:
+        """Return why QEMU ended, with what it printed in the end."""
         assert self._process is not None
+        assert self._process.stdout is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(2)
-        self.tail.append(self._left.decode("utf-8", "replace"))
+        with contextlib.suppress(BlockingIOError):
+            while chunk := os.read(self._process.stdout.fileno(), 1 << 16):
+                self._left += chunk
+        self.tail.extend(self._left.decode("utf-8", "replace").splitlines())
+        self._left = b""
         status = self._process.returncode
         # It is told not to begin again.
         how = f"status {status}" if status else "the machine was reset or switched off"
-        return LabError(
-            f"{self.machine.qemu} ended ({how}) before it was told to", self.console
-        )
+        return self._lose(f"{self.machine.qemu} ended ({how}) before it was told to")
+
+    def _lose(self, why: str) -> LabError:
+        """Return an error after which nothing can be told to the machine any more."""
+        self._lost = LabError(why, self.console)
+        return self._lost
 
     @property
     def console(self) -> str:
@@ -284,7 +299,7 @@ class Emulator:
                 if "error" in answer:
                     raise LabError(f"QEMU: {name}: {answer['error'].get('desc')}")
         except TimeoutError:
-            raise LabError(f"QEMU does not answer {name}", self.console) from None
+            raise self._lose(f"QEMU does not answer {name}") from None
         except OSError:
             raise self._dead() from None
 
@@ -293,19 +308,11 @@ class Emulator:
         while b"\n" not in self._qmp_left:
             chunk = self._qmp.recv(1 << 16)
             if not chunk:
-                raise self._dead_at_start()
+                raise self._dead()
             self._qmp_left += chunk
         line, self._qmp_left = self._qmp_left.split(b"\n", 1)
         answer = json.loads(line)
         return answer if isinstance(answer, dict) else {}
-
-    def _dead_at_start(self) -> LabError:
-        """Return why QEMU ended: what it printed is all that there is."""
-        with contextlib.suppress(LabError):
-            end = time.monotonic() + 2
-            while (line := self._line(end)) is not None:
-                self.tail.append(line)
-        return self._dead()
 
     # -- the end -----------------------------------------------------------------------
 

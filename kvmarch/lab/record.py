@@ -27,6 +27,9 @@ _EVENT = re.compile(
 CODE_GPA = 0xE000_0000
 """Where the page of code is mapped if a scenario has none."""
 CODE_SLOT = 30
+VCPUS = 16
+MEMORIES = 32
+"""MAX_VCPUS and MAX_MEMORIES of the probe."""
 LOOKED_AT = 4
 """Pages and entries that a look of the scenario's own keeps."""
 LAST = ("exit_mm", "vm_destroy")
@@ -58,6 +61,10 @@ def check_scenario(scenario: Scenario) -> None:
         raise LabError(
             f"{scenario.name} has {len(scenario.tasks)} tasks; the lab does one after "
             "the other what one task says"
+        )
+    if scenario.vcpus > VCPUS or len(scenario.memory) >= MEMORIES:
+        raise LabError(
+            f"{scenario.name}: at most {VCPUS} vCPUs and {MEMORIES - 1} memories"
         )
     if any(row.hugetlb for row in scenario.memory):
         raise LabError(f"{scenario.name}: the lab has no pages of hugetlbfs")

@@ -43,6 +43,8 @@ REMARKS = 100
 """Remarks that are kept."""
 SAID = 3
 """Remarks that an error repeats."""
+COMMAND = 1 << 16
+"""MAX_COMMAND of the probe."""
 BOOT = 3
 """How many times longer than a step a boot may take."""
 
@@ -281,6 +283,8 @@ class Session:
     def _ask(self, *commands: str) -> list[tuple[str, str]]:
         """Give commands, all at once, and return all that is said."""
         for command in commands:
+            if len(command) >= COMMAND:
+                raise LabError(f"{command[:40]}...: too long a line for the probe")
             self._emulator.send(command)
         said = [line for _ in commands for line in self._emulator.answers()]
         self._hear(said)
@@ -339,7 +343,7 @@ class Session:
         for letter, text in said:
             if letter == "F":
                 name, pages = self._frames(board, text)
-                frames[name] = pages
+                frames[name] = frames.get(name, ()) + pages
             elif letter == "N":
                 counters = read_counters(text)
         # What the guest reached without a slot may have an entry all the same.

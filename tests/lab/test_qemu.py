@@ -134,6 +134,15 @@ def test_an_end_shows_the_console(emulator, word, why, console):
     assert console in caught.value.console
 
 
+def test_a_machine_that_does_not_answer_is_not_asked_again(emulator):
+    emulator.send("hang")
+    with pytest.raises(LabError, match="no answer"):
+        emulator.answers(0.2)
+
+    with pytest.raises(LabError, match="no answer from the kernel"):
+        emulator.send("go")
+
+
 def test_nothing_is_left_when_it_is_closed(emulator):
     before = child(emulator)
     files = [Path(f"/proc/self/fd/{number}") for number in emulator._files]

@@ -133,6 +133,25 @@ def test_twenty_steps_a_second_with_everything_that_is_seen(session):
     assert 2 * len(STEPS) / taken > 20
 
 
+def test_a_memory_of_many_pages_is_told_and_seen_whole(session):
+    from kvmarch.lab.sides import Memory, Setup
+
+    contents = tuple(n << 20 for n in range(5000))
+    rows = (Memory("ram", 16000, contents=contents), Memory("code", 1))
+    session.begin(Setup(rows, 1, 0xE0000))
+    session.do("slot id=1 memory=code gfn=0xe0000")
+    for page in range(0, 16000, 500):
+        session.do(f"dontneed memory=ram page={page} pages=1")
+    look = session.do("slot id=0 memory=ram gfn=0")
+    session.end()
+
+    pages = look.frames["ram"]
+    assert len(pages) == 16000
+    assert [page for page, pfn in enumerate(pages) if not pfn] == list(
+        range(0, 16000, 500)
+    )
+
+
 def test_a_wrong_step_leaves_the_vm_as_it_was(session):
     from kvmarch.errors import KvmarchError
 

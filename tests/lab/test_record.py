@@ -80,7 +80,8 @@ def test_a_program_survives_being_written_down():
     ("made", "why"),
     [
         (scenario(["read gfn=0"], tasks=2), "has 2 tasks"),
-        (scenario(["migrate memory=ram page=0"]), "from outside"),
+        (scenario(["migrate memory=ram page=0"]), "mine, step 1, .* from outside"),
+        (scenario([], vcpus=17), "at most 16 vCPUs and 31 memories"),
         (
             scenario([], memory=[{"name": "ram", "mib": 2, "hugetlb": True}]),
             "no pages of hugetlbfs",

@@ -94,6 +94,16 @@ class Fuzz:
         :returns: how many lines were done, and what the last one showed.
         """
         self.comparer.begin(made.setup)
+        done, seen = self._compared(made, number)
+        # Not so after Ctrl-C: a kernel that hangs ends no VM.
+        self.one.end()
+        self.other.end()
+        if seen is None:
+            self.doing = None
+        return done, seen
+
+    def _compared(self, made: Program, number: int) -> tuple[int, Seen | None]:
+        """Run one program on both sides, and leave their VMs as they are then."""
         done = 0
         try:
             self.one.begin(made.setup)
@@ -113,10 +123,6 @@ class Fuzz:
             text = str(error)
             kind = f"{type(error).__name__} {text.partition(':')[0]}"
             return done, Seen(Difference("end", kind, text), (Look(), Look()))
-        finally:
-            self.one.end()
-            self.other.end()
-        self.doing = None
         return done, None
 
     def shortest(self, number: int, cut: Program, seen: Seen) -> Found:

@@ -302,7 +302,7 @@ static void power_off(void)
 
 static void command(char *line)
 {
-	char whole[1 << 12];
+	static char whole[MAX_COMMAND];
 	snprintf(whole, sizeof whole, "%s", line);
 	char *rest = line;
 	const char *verb = word(&rest);
@@ -330,7 +330,7 @@ static void command(char *line)
 
 int init_main(void)
 {
-	static char line[1 << 12];
+	static char line[MAX_COMMAND];
 	struct utsname name;
 	struct termios t;
 	mkdir("/proc", 0755), mkdir("/sys", 0755), mkdir("/dev", 0755);

@@ -103,7 +103,8 @@ static uint64_t frame(const char *hva)
 	return entry >> 63 ? entry & ((1ull << 55) - 1) : 0;
 }
 
-/* frames: the pages behind each memory, in runs of neighbours "pfn*count". */
+/* frames: the pages behind each memory, in runs of neighbours "pfn*count"; in several
+ * lines if one cannot hold them. */
 void frames(char *words)
 {
 	static char line[1 << 16];
@@ -122,8 +123,10 @@ void frames(char *words)
 			}
 			if (count)
 				n += snprintf(line + n, sizeof line - n, " %" PRIx64 "*%" PRIx64, first, count);
-			if (n > (int)sizeof line - 64)
-				break;
+			if (n > (int)sizeof line - 64) {
+				out("%s\n", line);
+				n = snprintf(line, sizeof line, "F %x", i);
+			}
 			first = pfn, count = 1;
 		}
 		out("%s\n", line);

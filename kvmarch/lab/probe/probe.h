@@ -18,6 +18,7 @@
 
 #define MAX_MEMORIES 32
 #define MAX_VCPUS 16
+#define MAX_COMMAND (1 << 16)	/* with the byte that ends it */
 
 /* Where a guest stores to in order to leave, and the offsets in its page of code. */
 #define LEAVE_GPA 0x10000000ull

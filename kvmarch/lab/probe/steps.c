@@ -229,7 +229,7 @@ static void step(const char *verb, char *words)
 
 int probe_main(void)
 {
-	static char line[1 << 16];
+	static char line[MAX_COMMAND];
 	struct sigaction action = { .sa_handler = no_more };
 	prctl(PR_SET_NAME, "probe");
 	sigaction(SIGALRM, &action, NULL);
