@@ -13,20 +13,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from races import RACE, TIMES
 
-RACE = """
-title = "a guest reads while its page is thrown away"
-setup = ["slot id=0 memory=ram gfn=0"]
-[vm]
-memory = [{ name = "ram", pages = 1 }]
-[[task]]
-name = "vcpu"
-steps = ["read gfn=0"]
-[[task]]
-name = "vmm"
-steps = ["dontneed memory=ram page=0 pages=1"]
-"""
-TIMES = {"seconds", "states_per_s", "peak_mib"}
 KERNELS = ("--kernel", "v6.1..v6.6")
 
 

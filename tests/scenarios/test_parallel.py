@@ -1,6 +1,7 @@
 """Cells in several processes: the same rows in the same order, for any number."""
 
 import pytest
+from races import RACE, TIMES
 
 from kvmarch.errors import ExploreError
 from kvmarch.explore.search import Bounds
@@ -8,20 +9,6 @@ from kvmarch.plugins import load
 from kvmarch.scenarios.cells import How
 from kvmarch.scenarios.compare import Choose
 from kvmarch.scenarios.exploring import explore_table
-
-RACE = """
-title = "a guest reads while its page is thrown away"
-setup = ["slot id=0 memory=ram gfn=0"]
-[vm]
-memory = [{ name = "ram", pages = 1 }]
-[[task]]
-name = "vcpu"
-steps = ["read gfn=0"]
-[[task]]
-name = "vmm"
-steps = ["dontneed memory=ram page=0 pages=1"]
-"""
-TIMES = {"seconds", "states_per_s", "peak_mib"}
 
 
 @pytest.fixture

@@ -1,22 +1,10 @@
 """Fixtures of the sweeps' tests: a small scenario, its plan, a file for it."""
 
 import pytest
+from races import RACE
 
 from kvmarch.scenarios.compare import Choose
 from kvmarch.sweep.cells import plan_of
-
-RACE = """
-title = "a guest reads while its page is thrown away"
-setup = ["slot id=0 memory=ram gfn=0"]
-[vm]
-memory = [{ name = "ram", pages = 1 }]
-[[task]]
-name = "vcpu"
-steps = ["read gfn=0"]
-[[task]]
-name = "vmm"
-steps = ["dontneed memory=ram page=0 pages=1"]
-"""
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import time
 from contextlib import ExitStack, closing
 
 import pytest
+from races import RACE
 
 pytest.importorskip("distributed", reason="the extra 'cluster' is not there")
 
@@ -26,18 +27,6 @@ def die(item):
 
 if __name__ == "__main__":
     print(sorted(embedded(die, 2)([0, 1, 2]), key=lambda pair: pair[0]))
-"""
-RACE = """
-title = "a guest reads while its page is thrown away"
-setup = ["slot id=0 memory=ram gfn=0"]
-[vm]
-memory = [{ name = "ram", pages = 1 }]
-[[task]]
-name = "vcpu"
-steps = ["read gfn=0"]
-[[task]]
-name = "vmm"
-steps = ["dontneed memory=ram page=0 pages=1"]
 """
 KERNELS = ("-k", "v6.1..v6.6", "--format", "csv")
 
