@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_kvmarch.machines import kvmarch_bench as kvmarch_bench
+from pytest_kvmarch.machines import kvmarch_compare as kvmarch_compare
+from pytest_kvmarch.machines import kvmarch_link as kvmarch_link
+from pytest_kvmarch.machines import kvmarch_run as kvmarch_run
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from kvmarch.plugins import Plugins
     from kvmarch.testing.bench import Bench
-    from kvmarch.testing.cases import Case
+    from kvmarch.testing.cases import Case, Wanted
 
 _LOADED = pytest.StashKey["Plugins"]()
 
@@ -88,29 +93,62 @@ def pytest_collect_file(
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test that uses ``kvmarch_case`` on every kernel that it asks for."""
-    if "kvmarch_case" not in metafunc.fixturenames:
+    """Run a test on every kernel, plugin or scenario that it asks for."""
+    wants = {name for name in _PARAMETERS if name in metafunc.fixturenames}
+    if not wants:
         return
     from kvmarch.errors import KvmarchError
-    from kvmarch.testing.cases import Wanted, cases
+    from kvmarch.testing.cases import Wanted
 
     there = installed(metafunc.config)
     marks = [dict(m.kwargs) for m in metafunc.definition.iter_markers("kvmarch")]
     try:
         wanted = Wanted.of([_of_command_line(metafunc.config, marks), *marks])
-        rows = cases(wanted, there)
+        rows = {name: _PARAMETERS[name](wanted, there) for name in sorted(wants)}
     except (KvmarchError, TypeError) as error:
         text = f"{metafunc.definition.nodeid}: {error}"
         raise pytest.Collector.CollectError(text) from None
+    for name, values in rows.items():
+        metafunc.parametrize(name, values)
+
+
+def _cases(wanted: Wanted, there: Plugins) -> list[Any]:
+    from kvmarch.testing.cases import cases
+
     skip = pytest.mark.skip
-    metafunc.parametrize(
-        "kvmarch_case",
-        [
-            pytest.param(case, marks=[skip(reason=case.absent)] if case.absent else [])
-            for case in rows
-        ],
-        ids=[str(case) for case in rows],
-    )
+    return [
+        pytest.param(
+            case,
+            marks=[skip(reason=case.absent)] if case.absent else [],
+            id=str(case),
+        )
+        for case in cases(wanted, there)
+    ]
+
+
+def _plugins(wanted: Wanted, there: Plugins) -> list[Any]:
+    from kvmarch.testing.cases import architectures
+
+    return [pytest.param(arch, id=arch.name) for arch in architectures(wanted, there)]
+
+
+def _scenarios(wanted: Wanted, there: Plugins) -> list[Any]:
+    from kvmarch.testing.cases import architectures
+    from kvmarch.testing.own import own_scenarios
+
+    return [
+        pytest.param(own, id=own.name)
+        for arch in architectures(wanted, there)
+        for own in own_scenarios(arch, there)
+    ]
+
+
+_PARAMETERS = {
+    "kvmarch_case": _cases,
+    "kvmarch_plugin": _plugins,
+    "kvmarch_scenario": _scenarios,
+}
+"""What tests are run on, by the name of the argument."""
 
 
 def _of_command_line(
@@ -132,6 +170,12 @@ def _of_command_line(
         if not given["arch"]:
             given = {"arch": own, "tier": 99}
     return given
+
+
+@pytest.fixture
+def kvmarch_plugins(request: pytest.FixtureRequest) -> Plugins:
+    """Return all architectures that are there."""
+    return installed(request.config)
 
 
 @pytest.fixture
@@ -208,8 +252,12 @@ def assert_matches(request: pytest.FixtureRequest) -> Any:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say which golden files were written."""
-    for report in terminalreporter.stats.get("passed", ()):
-        for name, path in report.user_properties:
-            if name == "kvmarch_golden":
-                terminalreporter.write_line(f"kvmarch: written: {path}")
+    """Say which golden files were written, each once."""
+    written = [
+        path
+        for report in terminalreporter.stats.get("passed", ())
+        for name, path in report.user_properties
+        if name == "kvmarch_golden"
+    ]
+    for path in dict.fromkeys(written):
+        terminalreporter.write_line(f"kvmarch: written: {path}")

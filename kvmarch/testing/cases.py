@@ -1,6 +1,6 @@
 """Which kernels a test runs on: architectures, releases and kinds of guest tables."""
 
-__all__ = ["SOME", "Case", "Wanted", "cases"]
+__all__ = ["SOME", "Case", "Wanted", "architectures", "cases"]
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -123,6 +123,17 @@ class Case(NamedTuple):
         return self.arch.info.settle(self.release, dict(self.settings))
 
 
+def architectures(wanted: Wanted, there: Plugins) -> list[Loaded]:
+    """Return every architecture that a test asks for.
+
+    :param there: the architectures that are there.
+    :raises UnknownNameError: an architecture is not known.
+    :raises PluginError: the plugin of an architecture was refused.
+    """
+    chosen = [there.get(name) for name in wanted.arch or there.loaded]
+    return [arch for arch in chosen if arch.tier >= wanted.tier]
+
+
 def cases(wanted: Wanted, there: Plugins) -> list[Case]:
     """Return every kernel that a test asks for.
 
@@ -130,12 +141,11 @@ def cases(wanted: Wanted, there: Plugins) -> list[Case]:
     :raises UnknownNameError: an architecture, release or option is not known.
     :raises PluginError: the plugin of an architecture was refused.
     """
-    chosen = [there.get(name) for name in wanted.arch or there.loaded]
+    chosen = architectures(wanted, there)
     _check_options(wanted.options, list(there.loaded.values()))
     return [
         case
         for arch in chosen
-        if arch.tier >= wanted.tier
         for release in _releases(wanted, arch)
         for case in _of_release(wanted, arch, release)
     ]

@@ -13,18 +13,18 @@ from kvmarch.changes import find_release
 from kvmarch.errors import KvmarchError
 from kvmarch.plugins import Loaded, Plugins
 from kvmarch.scenarios.cells import Cell, cells_of
-from kvmarch.scenarios.compare import Choose, compare
+from kvmarch.scenarios.compare import Choose
 from kvmarch.scenarios.file import load
-from kvmarch.scenarios.parallel import Work, do_work
-from kvmarch.scenarios.records import Expect, Scenario
+from kvmarch.scenarios.records import Scenario
 from kvmarch.scenarios.records import Verdict as Expected
-from kvmarch.testing.schedules import explain_text, run_text
+from kvmarch.testing.meet import (
+    NotMetError,
+    expects_by_changes,
+    meet_expects,
+    meet_verdicts,
+)
 
 SUFFIX = ".kvmarch.toml"
-
-
-class NotMetError(Exception):
-    """What a scenario file expects was not found; the text says all."""
 
 
 class ScenarioFile(pytest.File):
@@ -59,11 +59,7 @@ class ScenarioFile(pytest.File):
     def _sequential(self, scenario: Scenario) -> Iterator[pytest.Item]:
         if scenario.expects and not scenario.columns:
             raise KvmarchError(f"{self.path}: [[expect]] needs columns")
-        rows: dict[tuple[tuple[str, ...], tuple[str, ...]], list[Expect]] = {}
-        for expect in scenario.expects:
-            changes = tuple(sorted(expect.plus)), tuple(sorted(expect.minus))
-            rows.setdefault(changes, []).append(expect)
-        for (plus, minus), expects in rows.items():
+        for (plus, minus), expects in expects_by_changes(scenario).items():
             more = "".join((*(f"+{c}" for c in plus), *(f"-{c}" for c in minus)))
             for arch in self._meant():
                 if not any(expect.arch in {"", arch.name} for expect in expects):
@@ -147,17 +143,7 @@ class ExpectItem(_Item):
 
     def runtest(self) -> None:
         """Compare over the releases; each expectation must hold."""
-        table = compare(self.scenario, self.plugins, self.choose)
-        if not table.failed and table.status in {0, 1}:
-            if all(row["mmu"] is None for row in table.rows):
-                pytest.skip("; ".join(table.notes) or "no such kernel")
-            return
-        lines = [f"{arch} {kernel}: {what}" for arch, kernel, what in table.failed]
-        if not lines:
-            raise NotMetError("\n".join(table.notes))
-        arch, kernel, _what = table.failed[0]
-        shown = run_text(self.scenario, self.plugins, self.choose, arch, kernel)
-        raise NotMetError("\n".join([*lines, "", shown]))
+        meet_expects(self.scenario, self.plugins, self.choose)
 
 
 class VerdictItem(_Item):
@@ -183,23 +169,4 @@ class VerdictItem(_Item):
 
     def runtest(self) -> None:
         """Search; each property must be lost as often as is expected."""
-        cell = self.cell
-        work = Work(
-            cell.scenario, cell.arch.name, cell.release, cell.choose, self.expected
-        )
-        outcome = do_work(work, self.plugins)
-        if outcome.rows and outcome.rows[0]["verdict"] == "not reached":
-            pytest.skip("; ".join(outcome.notes))
-        if not outcome.failed and not outcome.status:
-            return
-        lines = [what for _where, _kernel, what in outcome.failed] or outcome.notes
-        wanted = next(
-            (
-                row["property"]
-                for row in outcome.rows
-                if row["verdict"] in {"sometimes", "always"}
-            ),
-            "",
-        )
-        shown = explain_text(cell, self.plugins, wanted) if wanted else ""
-        raise NotMetError("\n".join([cell.where, *lines, "", shown]))
+        meet_verdicts(self.cell, self.expected, self.plugins)

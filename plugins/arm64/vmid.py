@@ -9,7 +9,7 @@ returns nothing, so its VMID is not used again before a rollover, which flushes 
 
 __all__ = ["CHOICES", "Vmids"]
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kvmarch import (
     Choice,
@@ -22,9 +22,6 @@ from kvmarch import (
     op,
 )
 
-if TYPE_CHECKING:
-    from kvmarch.machine.world import World
-
 _PART = "vmids"
 VMID_LOCK = LockClass("kvm_vmid_lock", rank=60, shared=True)
 
@@ -32,6 +29,7 @@ VMID_LOCK = LockClass("kvm_vmid_lock", rank=60, shared=True)
 class Vmids(Part):
     """The allocator of the host.
 
+    :param lock: kvm_vmid_lock.
     :param bits: of a VMID, 8 or 16.
 
     ``generation`` counts rollovers: from 1 in the old scheme, above the VMID's bits
@@ -40,13 +38,13 @@ class Vmids(Part):
 
     variables = ("generation", "next_vmid", "used", "lock")
 
-    def __init__(self, world: "World", bits: int, first_generation: int) -> None:
+    def __init__(self, lock: Lock, bits: int, first_generation: int) -> None:
         self.bits = bits
         self.generation = first_generation
         self.next_vmid = 1
         self.used: set[int] = set()
         self.vms: list[Vm] = []
-        self.lock = Lock(world, VMID_LOCK)
+        self.lock = lock
 
     @classmethod
     def of(cls, vm: Vm) -> "Vmids":
@@ -55,7 +53,8 @@ class Vmids(Part):
         vmids = world.parts.get(_PART)
         if not isinstance(vmids, cls):
             bits = vm.options["vmid_bits"]
-            vmids = cls(world, bits, vm.k.arm64_first_generation.fn(bits))
+            first = vm.k.arm64_first_generation.fn(bits)
+            vmids = cls(Lock(world, VMID_LOCK), bits, first)
             world.add(_PART, vmids)
         vmids.vms.append(vm)
         return vmids

@@ -1,58 +1,6 @@
 """The sheet's bugs: searched for again, and compared with what is recorded."""
 
-import json
-import subprocess
-import sys
-import tomllib
-from pathlib import Path
-
 import pytest
+from kvmarch.testing.catalogue import *  # noqa: F403 - its tests are this file's
 
-import kvmarch_loongarch
-
-SCENARIOS = Path(kvmarch_loongarch.__file__).parent / "scenarios"
-FOUND = json.loads((SCENARIOS / "found.json").read_text("utf-8"))
-FILES = sorted(SCENARIOS.glob("*.toml"))
-
-
-def of(path):
-    with path.open("rb") as file:
-        return tomllib.load(file)
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_verdict_is_found_again(path):
-    done = subprocess.run(
-        [sys.executable, "-m", "kvmarch", "explore", path.stem, "--format", "json"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = json.loads(done.stdout)["rows"]
-    recorded = FOUND[path.stem]
-    lost = next(r for r in rows if r["schedule"] and r["expected"] not in {"", "never"})
-    assert {name: lost[name] for name in ("property", "shortest", "schedule")} == {
-        name: recorded[name] for name in ("property", "shortest", "schedule")
-    }
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_bug_has_a_kernel_with_it_and_one_without(path):
-    verdicts = {row["verdict"] for row in of(path)["verdict"]}
-
-    assert "never" in verdicts
-    assert verdicts & {"sometimes", "always"}
-    assert {row["arch"] for row in of(path)["verdict"]} == {"loongarch"}
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_candidate_says_what_would_confirm_it(path):
-    bug = of(path)["bug"]
-
-    assert bug["status"] != "candidate" or bug["confirm"]
-
-
-def test_what_is_recorded_are_these():
-    assert set(FOUND) == {path.stem for path in FILES}
+pytestmark = pytest.mark.kvmarch(arch="loongarch")

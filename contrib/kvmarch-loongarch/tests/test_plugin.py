@@ -1,62 +1,15 @@
-"""The distribution as kvmarch sees it: imports, contract, comparison, walk."""
+"""The distribution as kvmarch sees it: comparison, walk, what is no entry."""
 
-import ast
-import json
-import subprocess
-import sys
-from pathlib import Path
-
-import kvmarch
 import pytest
 from kvmarch import EntryError, HostPte, WalkLayout
 
 import kvmarch_loongarch
 
-PACKAGE = Path(kvmarch_loongarch.__file__).parent
+pytestmark = pytest.mark.kvmarch(arch="loongarch")
 
 
-def run(*words):
-    """Run kvmarch; return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "kvmarch", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def compare(scenario, kernels, *words):
-    """Compare a scenario over releases; return the rows by release."""
-    text = run(
-        *("compare", scenario, "--arch", "loongarch", "--kernel", kernels),
-        *("--format", "json", *words),
-    )
-    return {row["kernel"]: row for row in json.loads(text)["rows"]}
-
-
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=str)
-def test_only_public_names_are_imported(path):
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            root = node.module.split(".")[0]
-            assert root in {"kvmarch", "kvmarch_loongarch", *sys.stdlib_module_names}
-            if root == "kvmarch":
-                assert node.module == "kvmarch"
-                assert {name.name for name in node.names} <= set(kvmarch.__all__)
-        elif isinstance(node, ast.Import):
-            assert all(n.name in sys.stdlib_module_names for n in node.names)
-
-
-def test_the_contract_is_kept_up_to_the_last_tier():
-    said = run("check-plugin", "loongarch", "-k", "v6.8,v7.2")
-
-    assert "loongarch reaches tier 5" in said
-
-
-def test_change_pte_is_no_operation():
-    rows = compare("change_pte", "v6.8,v6.9,v6.10")
+def test_change_pte_is_no_operation(kvmarch_compare):
+    rows = kvmarch_compare("change_pte", "v6.8,v6.9,v6.10")
 
     for kernel in ("v6.8", "v6.9"):
         row = rows[kernel]
@@ -74,8 +27,8 @@ def test_change_pte_is_no_operation():
         pytest.param({"dirty": 1}, 0x091, id="read-only"),
     ],
 )
-def test_set_spte_keeps_what_both_entries_allow(bench, host, entry):
-    one = bench((6, 8))
+def test_set_spte_keeps_what_both_entries_allow(kvmarch_bench, host, entry):
+    one = kvmarch_bench((6, 8))
     one.slot()
     one.access(2, "write")
     slot = one.vm.memslots[0].by_id(0)
@@ -87,8 +40,8 @@ def test_set_spte_keeps_what_both_entries_allow(bench, host, entry):
     assert one.entry(2) == 0x48D2 << 14 | entry
 
 
-def test_set_spte_clears_an_old_entry(bench):
-    one = bench((6, 8))
+def test_set_spte_clears_an_old_entry(kvmarch_bench):
+    one = kvmarch_bench((6, 8))
     one.slot()
     one.access(2)
     slot = one.vm.memslots[0].by_id(0)
@@ -101,8 +54,8 @@ def test_set_spte_clears_an_old_entry(bench):
 
 @pytest.mark.parametrize("page_size", [4096, 16384, 65536])
 @pytest.mark.parametrize("release", [(6, 8), (7, 2)])
-def test_the_walk_finds_what_the_kernel_mapped(bench, page_size, release):
-    one = bench(release, page_size=page_size)
+def test_the_walk_finds_what_the_kernel_mapped(kvmarch_bench, page_size, release):
+    one = kvmarch_bench(release, page_size=page_size)
     one.slot()
     one.access(3, "write")
     layout = one.k.walk.fn(one.k, one.vm.options)
@@ -118,8 +71,8 @@ def test_the_walk_finds_what_the_kernel_mapped(bench, page_size, release):
     assert address == one.pfn(3) * page_size
 
 
-def test_an_old_leaf_is_kept_and_a_marker_is_absent(link, arch):
-    k, options = link(), arch.info.settle((7, 2), {})
+def test_an_old_leaf_is_kept_and_a_marker_is_absent(kvmarch_link, kvmarch_plugin):
+    k, options = kvmarch_link(), kvmarch_plugin.info.settle((7, 2), {})
     by_level = k.walk.fn(k, options).by_level
 
     def role(entry, level):
@@ -140,15 +93,17 @@ def test_an_old_leaf_is_kept_and_a_marker_is_absent(link, arch):
     ("entry", "level", "message"),
     [(0, 3, "has levels 0 to 2, not 3"), (1 << 64, 0, "is no 64-bit value")],
 )
-def test_what_is_no_entry_is_refused(link, arch, entry, level, message):
+def test_what_is_no_entry_is_refused(
+    kvmarch_link, kvmarch_plugin, entry, level, message
+):
     with pytest.raises(EntryError, match=message):
         kvmarch_loongarch.kvmarch_decode(
-            link(), arch.info.settle((7, 2), {}), entry, level
+            kvmarch_link(), kvmarch_plugin.info.settle((7, 2), {}), entry, level
         )
 
 
-def test_a_huge_leaf_goes_to_whole_blocks_only(link, arch):
-    k, options = link(), arch.info.settle((7, 2), {})
+def test_a_huge_leaf_goes_to_whole_blocks_only(kvmarch_link, kvmarch_plugin):
+    k, options = kvmarch_link(), kvmarch_plugin.info.settle((7, 2), {})
     repoint = kvmarch_loongarch.kvmarch_entry_repoint
 
     assert repoint(k, options, 0x120003D3, 1, 0x5000) == 0x140003D3

@@ -13,14 +13,16 @@ from kvmarch.kernel.mmu_notifier import (
 
 from kvmarch_loongarch.vpid import FIRST_VERSION, VPID_MASK, check_vpid
 
+pytestmark = pytest.mark.kvmarch(arch="loongarch")
+
 
 def flags(one, gfn):
     """Return the bits of an entry beside its frame number."""
     return one.entry(gfn) & 0x3FFF
 
 
-def test_the_table_of_section_6(bench):
-    one = bench()
+def test_the_table_of_section_6(kvmarch_bench):
+    one = kvmarch_bench()
     one.slot(flags=LOG_DIRTY_PAGES)
     span = one.mm, one.at(2), one.at(3)
 
@@ -40,8 +42,8 @@ def test_the_table_of_section_6(bench):
 
 
 @pytest.mark.parametrize("release", [(6, 8), (7, 2)])
-def test_a_flush_is_a_new_vpid_of_every_vcpu(bench, release):
-    one = bench(release, vcpus=2)
+def test_a_flush_is_a_new_vpid_of_every_vcpu(kvmarch_bench, release):
+    one = kvmarch_bench(release, vcpus=2)
     one.slot()
     one.access(2)
     before = one.vcpu.arch.vpid
@@ -52,8 +54,8 @@ def test_a_flush_is_a_new_vpid_of_every_vcpu(bench, release):
     assert "tlb_flush" in one.vm.vcpus[1].requests
 
 
-def test_aging_without_a_flush_leaves_the_tlb_alone(bench):
-    one = bench()
+def test_aging_without_a_flush_leaves_the_tlb_alone(kvmarch_bench):
+    one = kvmarch_bench()
     one.slot()
     one.access(2)
     exits = one.vcpu.exits["invalid"]
@@ -65,8 +67,8 @@ def test_aging_without_a_flush_leaves_the_tlb_alone(bench):
     assert not one.do(mmu_notifier_clear_young(*span))
 
 
-def test_numbers_wrap_and_take_everything_with_them(bench):
-    one = bench()
+def test_numbers_wrap_and_take_everything_with_them(kvmarch_bench):
+    one = kvmarch_bench()
     one.slot()
     one.access(2)
     one.vcpu.arch.cache = FIRST_VERSION | VPID_MASK
@@ -86,8 +88,8 @@ def test_numbers_wrap_and_take_everything_with_them(bench):
         pytest.param((6, 17), True, 1, id="v6.17 walker"),
     ],
 )
-def test_a_walker_sets_d_where_w_is_left(bench, release, ptw, exits):
-    one = bench(release, ptw=ptw)
+def test_a_walker_sets_d_where_w_is_left(kvmarch_bench, release, ptw, exits):
+    one = kvmarch_bench(release, ptw=ptw)
     one.slot()
     one.access(2, "write")
     one.slot(flags=LOG_DIRTY_PAGES)
@@ -103,8 +105,8 @@ def test_a_walker_sets_d_where_w_is_left(bench, release, ptw, exits):
 @pytest.mark.parametrize(
     ("release", "gfns"), [((6, 12), 1 << 33), ((6, 14), 1 << 34)], ids=str
 )
-def test_the_guest_has_so_many_addresses(bench, release, gfns):
-    one = bench(release)
+def test_the_guest_has_so_many_addresses(kvmarch_bench, release, gfns):
+    one = kvmarch_bench(release)
 
     assert one.vm.arch.gfns == gfns
     assert one.slot(gfn=gfns - 15) == ENOMEM
@@ -120,15 +122,15 @@ def test_the_guest_has_so_many_addresses(bench, release, gfns):
     ],
     ids=str,
 )
-def test_beyond_them(bench, release, access, how):
-    one = bench(release)
+def test_beyond_them(kvmarch_bench, release, access, how):
+    one = kvmarch_bench(release)
     one.slot()
 
     assert one.access(one.vm.arch.gfns, access) == how
 
 
-def test_without_memory_for_tables_it_looks_like_mmio(bench):
-    one = bench(page_size=4096)
+def test_without_memory_for_tables_it_looks_like_mmio(kvmarch_bench):
+    one = kvmarch_bench(page_size=4096)
     one.slot()
     one.host.environment.no_tables = 1
 
@@ -136,8 +138,8 @@ def test_without_memory_for_tables_it_looks_like_mmio(bench):
     assert "stale-mmio" in one.lost
 
 
-def test_an_instruction_from_nowhere_is_an_address_error(bench):
-    one = bench()
+def test_an_instruction_from_nowhere_is_an_address_error(kvmarch_bench):
+    one = kvmarch_bench()
     one.slot()
 
     assert one.access(65, "exec") == "exception"

@@ -24,6 +24,8 @@ from kvmarch_s390.region import (
     table_entry_format,
 )
 
+pytestmark = pytest.mark.kvmarch(arch="s390")
+
 PFN = 0x12345
 EMPTY = dat.token(PAGE, hole=False)
 HOST = {"present": 1, "young": 1, "write": 1, "dirty": 1, "soft_dirty": 1, "exec": 1}

@@ -1,60 +1,15 @@
-"""The distribution as kvmarch sees it: imports, contract, comparison, walk."""
+"""The distribution as kvmarch sees it: comparison, walk, what is no entry."""
 
-import ast
-import json
-import subprocess
-import sys
-from pathlib import Path
-
-import kvmarch
 import pytest
 from kvmarch import EntryError, WalkLayout
 
 import kvmarch_s390
 
-PACKAGE = Path(kvmarch_s390.__file__).parent
+pytestmark = pytest.mark.kvmarch(arch="s390")
 
 
-def run(*words):
-    """Run kvmarch; return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "kvmarch", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def compare(scenario, kernels, *words):
-    """Compare a scenario over releases; return the rows by release."""
-    text = run(
-        *("compare", scenario, "--arch", "s390", "--kernel", kernels),
-        *("--format", "json", *words),
-    )
-    return {row["kernel"]: row for row in json.loads(text)["rows"]}
-
-
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=str)
-def test_only_public_names_are_imported(path):
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            root = node.module.split(".")[0]
-            assert root in {"kvmarch", "kvmarch_s390", *sys.stdlib_module_names}
-            if root == "kvmarch":
-                assert node.module == "kvmarch"
-                assert {name.name for name in node.names} <= set(kvmarch.__all__)
-        elif isinstance(node, ast.Import):
-            assert all(n.name in sys.stdlib_module_names for n in node.names)
-
-
-def test_the_contract_is_kept_up_to_the_last_tier():
-    assert "s390 reaches tier 5" in run("check-plugin", "s390", "-k", "v6.8,v7.2")
-
-
-def test_there_is_no_change_pte_in_any_release():
-    rows = compare("change_pte", "v5.4,v6.9,v6.19,v7.2")
+def test_there_is_no_change_pte_in_any_release(kvmarch_compare):
+    rows = kvmarch_compare("change_pte", "v5.4,v6.9,v6.19,v7.2")
 
     assert list(rows) == ["v5.4", "v6.9", "v6.19", "v7.2"]
     assert {row["effect"] for row in rows.values()} == {"absent"}
@@ -64,21 +19,21 @@ def test_there_is_no_change_pte_in_any_release():
     assert {row["violations"] for row in rows.values()} == {"none"}
 
 
-def test_no_notification_breaks_the_sharing_of_a_page_before_v7_0():
-    rows = compare("ksm_cow", "v6.19,v7.0")
+def test_no_notification_breaks_the_sharing_of_a_page_before_v7_0(kvmarch_compare):
+    rows = kvmarch_compare("ksm_cow", "v6.19,v7.0")
 
     assert [rows[k]["notified"] for k in ("v6.19", "v7.0")] == [0, 1]
 
 
-def test_nothing_is_mmio():
-    rows = compare("mmio_generation", "v6.19,v7.0")
+def test_nothing_is_mmio(kvmarch_compare):
+    rows = kvmarch_compare("mmio_generation", "v6.19,v7.0")
 
     assert {row["exit"] for row in rows.values()} == {"exception"}
 
 
 @pytest.mark.parametrize("root", ["segment", "region3", "region1"])
-def test_the_walk_finds_what_the_kernel_mapped(bench, root):
-    one = bench((7, 2), root=root)
+def test_the_walk_finds_what_the_kernel_mapped(kvmarch_bench, root):
+    one = kvmarch_bench((7, 2), root=root)
     one.slot()
     one.access(3, "write")
     layout = one.k.walk.fn(one.k, one.vm.options)
@@ -113,17 +68,20 @@ def test_the_walk_finds_what_the_kernel_mapped(bench, root):
         ((6, 1), 0x45678007, 2, "table"),
     ],
 )
-def test_roles(link, arch, release, entry, level, role):
-    k, options = link(release), arch.info.settle(release, {})
+def test_roles(kvmarch_link, kvmarch_plugin, release, entry, level, role):
+    k, options = kvmarch_link(release), kvmarch_plugin.info.settle(release, {})
     rules = k.walk.fn(k, options).by_level[level].rules
 
     assert next(r.role for r in rules if entry & r.mask == r.value) == role
 
 
-def test_two_gigabytes_are_mapped_since_v7_2(link, arch):
+def test_two_gigabytes_are_mapped_since_v7_2(kvmarch_link, kvmarch_plugin):
     kinds = [
         kvmarch_s390.kvmarch_decode(
-            link(release), arch.info.settle(release, {}), 0x80005C07, 2
+            kvmarch_link(release),
+            kvmarch_plugin.info.settle(release, {}),
+            0x80005C07,
+            2,
         )[0]
         for release in ((7, 1), (7, 2))
     ]
@@ -135,6 +93,10 @@ def test_two_gigabytes_are_mapped_since_v7_2(link, arch):
     ("entry", "level", "message"),
     [(0, 3, "has levels 0 to 2, not 3"), (1 << 64, 0, "is no 64-bit value")],
 )
-def test_what_is_no_entry_is_refused(link, arch, entry, level, message):
+def test_what_is_no_entry_is_refused(
+    kvmarch_link, kvmarch_plugin, entry, level, message
+):
     with pytest.raises(EntryError, match=message):
-        kvmarch_s390.kvmarch_decode(link(), arch.info.settle((7, 2), {}), entry, level)
+        kvmarch_s390.kvmarch_decode(
+            kvmarch_link(), kvmarch_plugin.info.settle((7, 2), {}), entry, level
+        )

@@ -10,12 +10,14 @@ from kvmarch.kernel.vcpu import run_guest
 
 from kvmarch_s390.prefix import pages_of, vcpu_load
 
+pytestmark = pytest.mark.kvmarch(arch="s390")
+
 RELEASES = pytest.mark.parametrize("release", [(6, 1), (6, 14), (7, 0), (7, 2)])
 
 
 @RELEASES
-def test_a_vcpu_enters_with_its_prefix_mapped_and_marked(bench, release):
-    one = bench(release, prefix=True, vcpus=2)
+def test_a_vcpu_enters_with_its_prefix_mapped_and_marked(kvmarch_bench, release):
+    one = kvmarch_bench(release, prefix=True, vcpus=2)
     one.slot()
 
     assert vcpu_load(one.vcpu)
@@ -38,8 +40,8 @@ def test_a_vcpu_enters_with_its_prefix_mapped_and_marked(bench, release):
         ),
     ],
 )
-def test_who_takes_it_away_makes_the_vcpu_leave(bench, release, change):
-    one = bench(release, prefix=True)
+def test_who_takes_it_away_makes_the_vcpu_leave(kvmarch_bench, release, change):
+    one = kvmarch_bench(release, prefix=True)
     one.slot()
     one.access(5)
     one.do(change(one, one.at(4)))
@@ -53,8 +55,8 @@ def test_who_takes_it_away_makes_the_vcpu_leave(bench, release, change):
 
 
 @RELEASES
-def test_the_prefix_is_refreshed_before_the_next_entry(bench, release):
-    one = bench(release, prefix=True)
+def test_the_prefix_is_refreshed_before_the_next_entry(kvmarch_bench, release):
+    one = kvmarch_bench(release, prefix=True)
     one.slot()
     one.access(5)
     one.do(migrate(one.mm, one.at(0)))
@@ -65,8 +67,8 @@ def test_the_prefix_is_refreshed_before_the_next_entry(bench, release):
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["in SIE", "outside"])
-def test_aging_leaves_the_prefix_of_who_is_in_sie_alone(bench, inside):
-    one = bench((7, 2), prefix=True)
+def test_aging_leaves_the_prefix_of_who_is_in_sie_alone(kvmarch_bench, inside):
+    one = kvmarch_bench((7, 2), prefix=True)
     one.slot()
     one.do(run_guest(one.vcpu, (("read", 5),), "" if inside else "hlt"))
     before = one.entry(0)
@@ -78,8 +80,8 @@ def test_aging_leaves_the_prefix_of_who_is_in_sie_alone(bench, inside):
 
 
 @RELEASES
-def test_a_prefix_page_in_the_dirty_log(bench, release):
-    one = bench(release, prefix=True)
+def test_a_prefix_page_in_the_dirty_log(kvmarch_bench, release):
+    one = kvmarch_bench(release, prefix=True)
     one.slot(flags=LOG_DIRTY_PAGES)
     one.access(5)
     logs = [one.do(get_dirty_log(one.vm, 0))[1] & 0b11 for _ in range(2)]
@@ -91,8 +93,8 @@ def test_a_prefix_page_in_the_dirty_log(bench, release):
 
 
 @pytest.mark.parametrize("release", [(6, 1), (7, 2)])
-def test_a_guest_and_the_host_at_once(bench, release):
-    one = bench(release, prefix=True)
+def test_a_guest_and_the_host_at_once(kvmarch_bench, release):
+    one = kvmarch_bench(release, prefix=True)
     one.slot()
     accesses = tuple((how, gfn) for gfn in (0, 1, 5) for how in ("read", "write"))
     guest = one.actor("vcpu0", run_guest(one.vcpu, accesses, "hlt"))

@@ -11,6 +11,8 @@ from kvmarch.kernel.mmap import exit_mmap, madvise_dontneed, mprotect, touch_pag
 from kvmarch.kernel.mmu_notifier import mmu_notifier_clear_flush_young
 from kvmarch.kernel.reclaim import age, migrate
 
+pytestmark = pytest.mark.kvmarch(arch="s390")
+
 HOLE = 0x0001000500000400
 DELETE = Region(0, 0, 0, 0, 0)
 SHARED = pytest.mark.parametrize(
@@ -28,8 +30,8 @@ def bits(one, gfn):
 
 
 @OWN
-def test_the_step_table_of_section_7(bench, release):
-    one = bench(release)
+def test_the_step_table_of_section_7(kvmarch_bench, release):
+    one = kvmarch_bench(release)
     one.slot(flags=LOG_DIRTY_PAGES)
     span = one.mm, one.at(2), one.at(3)
 
@@ -55,8 +57,8 @@ def test_the_step_table_of_section_7(bench, release):
     assert one.lost == []
 
 
-def test_holes_surround_a_slot(bench):
-    one = bench()
+def test_holes_surround_a_slot(kvmarch_bench):
+    one = kvmarch_bench()
     one.slot(gfn=4, pages=8)
 
     kinds = [
@@ -66,8 +68,8 @@ def test_holes_surround_a_slot(bench):
     assert kinds == ["hole", "none", "none", *["hole"] * 4]
 
 
-def test_deleting_frees_the_tables_that_are_covered(bench):
-    one = bench(pages=512)
+def test_deleting_frees_the_tables_that_are_covered(kvmarch_bench):
+    one = kvmarch_bench(pages=512)
     before = set(one.vm.tables.live)
     one.slot()
     one.access(0)
@@ -80,8 +82,8 @@ def test_deleting_frees_the_tables_that_are_covered(bench):
     assert len(one.vm.tables.live) == len(before) + 1
 
 
-def test_tables_outlive_the_process(bench):
-    one = bench()
+def test_tables_outlive_the_process(kvmarch_bench):
+    one = kvmarch_bench()
     one.slot()
     one.access(2)
     entry = one.entry(2)
@@ -90,8 +92,8 @@ def test_tables_outlive_the_process(bench):
     assert one.entry(2) == entry
 
 
-def test_every_flush_is_an_instruction(bench):
-    one = bench(vcpus=2)
+def test_every_flush_is_an_instruction(kvmarch_bench):
+    one = kvmarch_bench(vcpus=2)
     one.slot()
     one.access(2, "write")
     one.do(migrate(one.mm, one.at(2)))
@@ -104,13 +106,13 @@ def test_every_flush_is_an_instruction(bench):
 
 
 @SHARED
-def test_the_guest_meets_what_the_host_does_at_once(bench, release):
-    one = bench(release)
+def test_the_guest_meets_what_the_host_does_at_once(kvmarch_bench, release):
+    one = kvmarch_bench(release)
     one.slot()
     one.access(2, "write")
     exits = sum(one.vcpu.exits.values())
     one.do(touch_pages(one.mm, one.hva, (7, 7, 7)))
-    one.do(ksm_scan(one.mm, one.hva, one.at(3)))
+    one.do(ksm_scan(one.mm))
     shared = one.pfn(2)
 
     assert one.mm.subscriptions is None
@@ -124,8 +126,8 @@ def test_the_guest_meets_what_the_host_does_at_once(bench, release):
 
 
 @SHARED
-def test_ipte_drops_the_guest_s_translation(bench, release):
-    one = bench(release)
+def test_ipte_drops_the_guest_s_translation(kvmarch_bench, release):
+    one = kvmarch_bench(release)
     one.slot()
     one.access(2, "write")
     before = len(one.vcpu.tlb.entries)
@@ -136,8 +138,8 @@ def test_ipte_drops_the_guest_s_translation(bench, release):
     assert one.access(2, "write") == "exception"
 
 
-def test_the_host_s_young_bit_serves_both(bench):
-    one = bench((6, 1))
+def test_the_host_s_young_bit_serves_both(kvmarch_bench):
+    one = kvmarch_bench((6, 1))
     one.slot()
     one.access(2)
 
@@ -149,8 +151,8 @@ def test_the_host_s_young_bit_serves_both(bench):
 
 
 @SHARED
-def test_user_dirty_survives_an_unmap(bench, release):
-    one = bench(release)
+def test_user_dirty_survives_an_unmap(kvmarch_bench, release):
+    one = kvmarch_bench(release)
     one.slot(flags=LOG_DIRTY_PAGES)
     # What the user wrote himself counts, too, once gmap leads to it.
     assert one.do(get_dirty_log(one.vm, 0)) == (0, 0)
@@ -164,8 +166,8 @@ def test_user_dirty_survives_an_unmap(bench, release):
     assert one.do(get_dirty_log(one.vm, 0)) == (0, 0b100)
 
 
-def test_a_logged_page_that_is_old_stays_logged_when_it_is_read(bench):
-    one = bench((6, 1))
+def test_a_logged_page_that_is_old_stays_logged_when_it_is_read(kvmarch_bench):
+    one = kvmarch_bench((6, 1))
     one.slot(flags=LOG_DIRTY_PAGES)
     one.access(2, "write")
     one.do(get_dirty_log(one.vm, 0))
@@ -183,16 +185,16 @@ def test_a_logged_page_that_is_old_stays_logged_when_it_is_read(bench):
 @pytest.mark.parametrize(
     ("release", "bit"), [((6, 13), 47), ((6, 14), 15)], ids=["v6.13", "v6.14"]
 )
-def test_where_user_dirty_is(bench, release, bit):
-    one = bench(release)
+def test_where_user_dirty_is(kvmarch_bench, release, bit):
+    one = kvmarch_bench(release)
     one.slot()
     one.access(2, "write")
 
     assert one.vm.arch.pgstes[one.vpn(2)] == 1 << bit
 
 
-def test_a_segment_leads_to_the_host_s_page_table(bench):
-    one = bench((6, 1), pages=512)
+def test_a_segment_leads_to_the_host_s_page_table(kvmarch_bench):
+    one = kvmarch_bench((6, 1), pages=512)
     one.slot()
     one.access(2)
     pa, at = one.k.leaf_table.fn(one.vm, 2, 1)
@@ -207,14 +209,14 @@ def test_a_segment_leads_to_the_host_s_page_table(bench):
     assert one.k.entry.fn(one.vm, 300)[1] == 1
 
 
-def test_no_huge_pages_for_the_process(bench):
-    assert bench((6, 1)).mm.pmd_order == 0
-    assert bench((7, 0)).mm.pmd_order == 8
+def test_no_huge_pages_for_the_process(kvmarch_bench):
+    assert kvmarch_bench((6, 1)).mm.pmd_order == 0
+    assert kvmarch_bench((7, 0)).mm.pmd_order == 8
 
 
 @pytest.mark.parametrize("release", [(6, 1), (6, 14), (7, 2)])
-def test_without_memory_for_tables_kvm_run_fails(bench, release):
-    one = bench(release, pages=512)
+def test_without_memory_for_tables_kvm_run_fails(kvmarch_bench, release):
+    one = kvmarch_bench(release, pages=512)
     one.slot(pages=256)
     one.slot(slot=1, gfn=1 << 19, pages=256, page=256)
     one.access(2)
@@ -231,16 +233,16 @@ def test_without_memory_for_tables_kvm_run_fails(bench, release):
 @pytest.mark.parametrize(
     ("release", "errno"), [((6, 19), EINVAL), ((7, 0), EINVAL), ((7, 1), 0)], ids=str
 )
-def test_slots_must_be_aligned_until_v7_0(bench, release, errno):
-    assert bench(release, align=True).slot() == errno
-    assert bench(release, align=True, pages=256).slot() == 0
-    assert bench(release).slot() == 0
+def test_slots_must_be_aligned_until_v7_0(kvmarch_bench, release, errno):
+    assert kvmarch_bench(release, align=True).slot() == errno
+    assert kvmarch_bench(release, align=True, pages=256).slot() == 0
+    assert kvmarch_bench(release).slot() == 0
 
 
 @pytest.mark.parametrize("root", ["segment", "region3", "region2", "region1"])
 @pytest.mark.parametrize("release", [(6, 1), (7, 2)])
-def test_every_root_maps_its_last_page(bench, release, root):
-    one = bench(release, root=root)
+def test_every_root_maps_its_last_page(kvmarch_bench, release, root):
+    one = kvmarch_bench(release, root=root)
     last = one.vm.arch.gfns - 32
 
     assert one.slot(gfn=last + 17) == EINVAL
@@ -250,15 +252,15 @@ def test_every_root_maps_its_last_page(bench, release, root):
     assert one.lost == []
 
 
-def test_the_designs_do_not_mix(bench):
+def test_the_designs_do_not_mix(kvmarch_bench):
     with pytest.raises(KvmarchError, match="mmu=shared"):
-        bench((6, 19), plus=("s390-own-tables",))
+        kvmarch_bench((6, 19), plus=("s390-own-tables",))
     with pytest.raises(KvmarchError, match="mmu=own"):
-        bench((7, 0), minus=("s390-own-tables",))
+        kvmarch_bench((7, 0), minus=("s390-own-tables",))
 
 
-def test_what_is_no_leaf_is_not_repointed(bench):
-    one = bench()
+def test_what_is_no_leaf_is_not_repointed(kvmarch_bench):
+    one = kvmarch_bench()
 
     with pytest.raises(EntryError, match="leads to no page"):
         one.k.entry_repoint.fn(one.k, one.vm.options, 0x400, 0, 1)

@@ -12,6 +12,7 @@ The rules from which an architecture may deviate (:class:`~kvmarch.Deviation`) a
 
 from kvmarch.testing.contract.rules import RULES as RULES
 from kvmarch.testing.contract.test_1_formats import *  # noqa: F403
+from kvmarch.testing.contract.test_1_imports import *  # noqa: F403
 from kvmarch.testing.contract.test_2_faults import *  # noqa: F403
 from kvmarch.testing.contract.test_2_walk import *  # noqa: F403
 from kvmarch.testing.contract.test_3_notifiers import *  # noqa: F403
