@@ -395,6 +395,13 @@ _ROWS: tuple[tuple[str, str, tuple[int, int] | None, str, str], ...] = (
         "section 3.8: in v7.1.3, not in v7.0-rc6",
     ),
     (
+        "relax-keeps-exec",
+        "Keep execute permission when other permissions are added to a leaf",
+        (7, 2),
+        "",
+        "recordings: 7.2.13 keeps it; trees of v6.19 to v7.1.3 set it exactly as asked",
+    ),
+    (
         "unmap-quiet",
         "Do not warn about an unmap that finds no root after a resched",
         None,

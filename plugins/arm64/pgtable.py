@@ -204,8 +204,8 @@ def _break_table(vm: Vm, table: Entries, index: int, gfn: int, old: int) -> None
 def relaxed(vm: Vm, old: int, attr: int) -> int:
     """Return a leaf with the permissions added that attributes ask for.
 
-    :Kernel: kvm_pgtable_stage2_relax_perms(); with FEAT_XNX (v6.19) execute
-        permission is set as asked, and so may be lost
+    :Kernel: kvm_pgtable_stage2_relax_perms(); from v6.19 to v7.1 execute permission
+        is set as asked, and so may be lost
     """
     mmu: Mmu = vm.arch
     new = old | attr & (_R | _W)
@@ -220,6 +220,7 @@ sets_exec = Choice(
 )
 sets_exec.add(False)
 sets_exec.add(True, PGTABLE, "arm64-xnx")
+sets_exec.add(False, PGTABLE, "arm64-xnx", "arm64-relax-keeps-exec")
 
 
 def kvm_pgtable_stage2_relax_perms(vm: Vm, gfn: int, attr: int) -> int:
