@@ -104,7 +104,8 @@ def booted(arch: Loaded, config: Config) -> Iterator["Session"]:
         for word in text.split()
         if name not in modules
     ]
-    archive = initramfs(program, modules, machine.parameters, machine.filters)
+    told = dict.fromkeys((*machine.parameters, *_given(config.arguments)))
+    archive = initramfs(program, modules, tuple(told), machine.filters)
     emulator = Emulator(
         machine,
         boot_image(config.kernel, machine),
@@ -115,6 +116,18 @@ def booted(arch: Loaded, config: Config) -> Iterator["Session"]:
     )
     with emulator:
         yield Session(arch, machine, emulator, config)
+
+
+def _given(arguments: Mapping[str, str]) -> list[str]:
+    """Return the parameters that the arguments of modules set, as the kernel has them.
+
+    :param arguments: by module, as in :class:`Config`.
+    """
+    return [
+        f"{module.replace('-', '_')}.{word.partition('=')[0]}"
+        for module, text in arguments.items()
+        for word in text.split()
+    ]
 
 
 class Session:
@@ -151,9 +164,12 @@ class Session:
         if not self.kernel:
             raise LabError("the program in the kernel did not say who it is")
         self._need("kvm")
-        for parameter in [f"{m}.{a}" for m, a in config.arguments.items()]:
-            name, _, value = parameter.partition("=")
-            self.parameters.setdefault(name.replace("-", "_"), value)
+        for name in _given(config.arguments):
+            if name not in self.parameters:
+                raise LabError(
+                    f"kernel {self.kernel} shows no parameter {name}; a word of the "
+                    "kernel's own goes with --append"
+                )
         self._observer = self._make_observer(arch, machine) if config.observe else None
         if config.observe:
             self._count()

@@ -239,3 +239,28 @@ def test_a_full_disk_is_one_line(bench):
     assert run.returncode == 2
     assert err == "kvmarch: /dev/full: No space left on device\n"
     check_nothing_is_left(bench)
+
+
+@pytest.mark.parametrize("name", ["kvm_amd.nosuch", "kvm-amd.nosuch", "none.such"])
+def test_an_argument_that_the_kernel_does_not_know_is_no_silent_one(bench, name):
+    also = ["@P kvm_amd.npt=1"]
+
+    run = start(bench, "run", "change_pte", "--module-arg", f"{name}=1", also=also)
+    _out, err = run.communicate(timeout=LONG)
+
+    name = name.replace("-", "_")
+    assert run.returncode == 2
+    assert f"kernel 6.1.0-1-amd64 shows no parameter {name};" in err
+    check_nothing_is_left(bench)
+
+
+def test_an_argument_is_recorded_as_the_kernel_says_it(bench):
+    also = ["@P kvm.mmio_caching=N"]
+    words = ("run", "mprotect_dontneed", "--module-arg", "kvm.mmio_caching=0")
+
+    run = start(bench, *words, also=also)
+    _out, err = run.communicate(timeout=LONG)
+
+    assert run.returncode == 0, err
+    assert kept(bench)["module_params"] == {"kvm.mmio_caching": "N"}
+    check_nothing_is_left(bench)
