@@ -101,6 +101,8 @@ def collect(
         progress(len(done), len(work))
     out = Collected({})
     statuses: set[int] = set()
+    noted: dict[str, bool] = {}
+    """What is to be said, once each, and whether it is a failure."""
     shown = {scenario.name: _about(scenario) for scenario in chosen}
     for number, job in enumerate(work):
         result = done.pop(number)
@@ -111,21 +113,23 @@ def collect(
             about["cells"].append(result["cell"])
         for trace in result["traces"]:
             packer.add(trace)
-        out.notes.extend(
-            f"{job.scenario.name}: {note}" for note in result.get("notes", ())
-        )
-        statuses.add(result.get("status", 0))
+        status = result.get("status", 0)
+        statuses.add(status)
+        for note in result.get("notes", ()):
+            said = f"{job.scenario.name}@" in note
+            text = note if said else f"{job.scenario.name}: {note}"
+            noted.setdefault(text, status in {1, 2})
     formats = formats_data(plugins, choose)
     if formats["failed"]:
-        out.notes.extend(formats["failed"])
+        noted.update(dict.fromkeys(formats["failed"], True))
         statuses.add(2)
+    out.notes = list(noted)
     # What weighs most comes first: a plugin that fails, an expectation, a cut.
     out.status = next((status for status in (2, 1, 3) if status in statuses), 0)
     out.data = {
         "version": version("kvmarch"),
         "releases": [show_release(release) for release in choose.releases()],
         "archs": [_arch(arch) for arch in choose.architectures(plugins)],
-        "refused": [refused.why for refused in plugins.refused],
         "posts": dict(POSTS),
         "properties": {p.id: [p.sentence, p.source] for p in ALWAYS_ON},
         "scenarios": list(shown.values()),
@@ -133,7 +137,10 @@ def collect(
         "groups": list(GROUPS),
         "traces": packer.traces,
         "texts": packer.texts,
-        "notes": list(dict.fromkeys(out.notes)),
+        "notes": [
+            *([refused.why, True] for refused in plugins.refused),
+            *([text, failed] for text, failed in noted.items()),
+        ],
     }
     return out
 

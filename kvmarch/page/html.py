@@ -6,6 +6,7 @@ import base64
 import hashlib
 import html
 import json
+import re
 from collections.abc import Mapping
 from importlib import resources
 from string import Template
@@ -13,31 +14,43 @@ from typing import Any
 
 SCRIPTS = (
     "base.js",
+    "states.js",
+    "tree.js",
+    "lanes.js",
+    "player.js",
+    "filter.js",
     "compare.js",
     "races.js",
     "formats.js",
-    "tree.js",
-    "player.js",
     "start.js",
 )
-"""In the order in which they are put together; each uses those before it."""
+"""Modules in the order in which they are put together; each imports from those before
+it only. Their names share one scope, so that no two may define the same."""
 
 STYLES = ("base.css", "tables.css", "formats.css", "player.css", "media.css")
+
+_MODULE_WORDS = re.compile(r"^(?:import [^;]*;\n|export )", re.MULTILINE)
+"""What makes a module of a script: gone when the modules are one script."""
 
 _CODES = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
 
 
-def page(data: Mapping[str, Any], title: str) -> str:
+def page(
+    data: Mapping[str, Any], title: str, *, command: str = "", day: str = ""
+) -> str:
     """Return a page as text.
 
     The browser is told to load nothing, and to run this one script only.
 
     :param data: plain values, as :func:`~kvmarch.page.collect.collect` makes them.
+    :param command: what makes the page again.
+    :param day: when this one was made.
     """
-    script, style = (
+    modules, style = (
         "\n".join(_asset(name).strip("\n") for name in names)
         for names in (SCRIPTS, STYLES)
     )
+    script = '"use strict";\n' + _MODULE_WORDS.sub("", modules)
     policy = (
         "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
         f"script-src {_digest(script)}; style-src {_digest(style)}"
@@ -48,6 +61,8 @@ def page(data: Mapping[str, Any], title: str) -> str:
         title=html.escape(title),
         style=style,
         script=script,
+        command=f" by <code>{html.escape(command)}</code>" if command else "",
+        day=f' on <time datetime="{day}">{day}</time>' if day else "",
         data=as_json(data),
     )
 

@@ -35,9 +35,10 @@ def tables_of(vms: list[Vm], entries: Mapping[str, Entries]) -> dict[str, TableD
 
 
 def _rows(table: Table, tell: Entries, vm: str, *, alone: bool) -> Iterator[list[Any]]:
-    """Yield index, number, kind, fields and child of each run of entries.
+    """Yield index, number, kind, fields, child and pattern of each run of entries.
 
-    The child is the name of the table to which the entry leads; empty if to none.
+    The child is the name of the table to which the entry leads; empty if to none. The
+    pattern is what the entries of a run have in common, and those of a part of it.
     """
     pages = tell.pages_at(table.level)
     found = list(table.used(0, table.size))
@@ -46,10 +47,11 @@ def _rows(table: Table, tell: Entries, vm: str, *, alone: bool) -> Iterator[list
         (index, tell.pattern(index, pages, entry, table.level))
         for index, entry in found
     )
-    for run, _same in runs_of(same):
+    for run, pattern in runs_of(same):
         entry = by_index[run.first]
         number, kind, fields = tell.tell(entry, table.level)
         child = tell.child(entry, table.level)
         leads = "" if child is None else f"{child:#x}" if alone else f"{vm} {child:#x}"
         goes_on = by_index[run.last] != entry
-        yield [str(run), number + "…" * goes_on, kind, fields, leads]
+        shared = f"{pattern.entry:x} {pattern.offset:x}"
+        yield [str(run), number + "…" * goes_on, kind, fields, leads, shared]

@@ -57,14 +57,24 @@ def jobs_of(
         yield Job(scenario, choose, how)
     if raced:
         for cell, expected in cells_of(scenario, plugins, choose):
+            mine = _narrowed(cell.choose, cell.arch, plugins)
             yield Job(
-                scenario,
-                cell.choose,
-                how,
-                cell.arch.name,
-                cell.release,
-                expected=expected,
+                scenario, mine, how, cell.arch.name, cell.release, expected=expected
             )
+
+
+def _narrowed(choose: Choose, arch: Loaded, plugins: Plugins) -> Choose:
+    """Return of the changes and options that were chosen those of one architecture.
+
+    So a command that the page shows can be given to this architecture alone.
+    """
+    changes = choose.changes_for(arch, plugins)
+    return replace(
+        choose,
+        plus=tuple(changes["plus"]),
+        minus=tuple(changes["minus"]),
+        options=choose.options_for(arch, plugins),
+    )
 
 
 @functools.cache
@@ -115,11 +125,18 @@ def _compared(job: Job, plugins: Plugins) -> dict[str, Any]:
         return {"traces": list(_runs(scenario, here, choose, plugins))}
     table = compare(scenario, plugins, choose)
     kept = {name: number for number, name in enumerate(table.names()[3:-1])}
+    machines = {
+        arch.name: Cell(
+            scenario, arch, RELEASES[-1], _narrowed(choose, arch, plugins)
+        ).changes
+        for arch in choose.architectures(plugins)
+    }
     rows = [
         {
             "arch": row["arch"],
             "kernel": row["kernel"],
             "mmu": row["mmu"],
+            "machine": machines[row["arch"]],
             "note": row["note"],
             "values": None if row["mmu"] is None else [row[name] for name in kept],
             "expected": list(
@@ -189,7 +206,7 @@ def _runs(
     for arch, release in where:
         with suppress(KernelError, PluginError):
             played, _options = play_cell(scenario, arch, release, choose, plugins)
-            cell = Cell(scenario, arch, release, choose)
+            cell = Cell(scenario, arch, release, _narrowed(choose, arch, plugins))
             names = tuple(task.name for task in scenario.tasks)
             turns = merged(tuple(played.outcome.schedule))
             yield _followed(cell, Schedule(cell.where, names, turns), plugins)
@@ -261,7 +278,7 @@ def _found(cell: Cell, job: Job, plugins: Plugins) -> dict[str, Any]:
             "property": row["property"],
             "verdict": row["verdict"],
             "expected": row["expected"],
-            "met": not _fails(explored, row["property"]),
+            "met": _is_met(explored, row["property"], row["verdict"]),
             "because": because.get(row["property"], because.get("*", "")),
             "steps": len(traces[row["property"]]["steps"])
             if row["property"] in traces
@@ -283,11 +300,13 @@ def _found(cell: Cell, job: Job, plugins: Plugins) -> dict[str, Any]:
     }
 
 
-def _fails(explored: Explored, name: str) -> bool:
-    """Return whether what is expected of a property is not so."""
+def _is_met(explored: Explored, name: str, verdict: str) -> bool | None:
+    """Return whether what is expected of a property is so; None if nobody knows."""
     failed = {row.property for row, _got in explored.failures()}
     expected = {row.property for row in explored.expected}
-    return name in failed or ("*" in failed and name not in expected)
+    if name in failed or ("*" in failed and name not in expected):
+        return False
+    return None if verdict == "unknown" else True
 
 
 def _shown(explored: Explored, verdict: Verdict, plugins: Plugins) -> dict[str, Any]:

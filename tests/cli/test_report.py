@@ -16,6 +16,33 @@ def test_a_page_is_written_and_summed_up(kvmarch, own, tmp_path):
     assert text.endswith("</html>\n")
 
 
+def test_the_page_says_which_command_makes_it_again(kvmarch, own, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    text = own(), "--kernel", "v6.1,v6.9", "--without", "bracketed-set-pte", "-o", "-"
+
+    one = kvmarch("report", *text, "--jobs", "1")
+    two = kvmarch("report", *text)
+
+    command = f"kvmarch report {own()} --kernel v6.1,v6.9 --without bracketed-set-pte"
+    assert f"<code>{command}</code>." in one.output
+    assert '<time datetime="1970-01-02">' in one.output
+    assert "<title>own: a scenario (kvmarch)</title>" in one.output
+    assert one.output == two.output
+
+
+@pytest.mark.parametrize("epoch", ["soon", "9" * 30])
+def test_a_wrong_day_is_said_before_the_work(kvmarch, own, monkeypatch, epoch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+    monkeypatch.setattr("kvmarch.page.collect.collect", None)
+
+    result = kvmarch("report", own())
+
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"kvmarch: SOURCE_DATE_EPOCH={epoch}: wanted a number of seconds\n"
+    )
+
+
 def test_a_dash_means_standard_output(kvmarch, own, tmp_path):
     result = kvmarch("report", own(), "-k", "v6.1", "-o", "-")
 

@@ -5,13 +5,19 @@ from dataclasses import replace
 import pytest
 
 from kvmarch.errors import ExploreError, ScenarioError, UnknownNameError
+from kvmarch.explore.search import Bounds
 from kvmarch.page.collect import chosen_scenarios, collect
 from kvmarch.page.html import page
-from kvmarch.plugins import Plugins
+from kvmarch.plugins import Plugins, Refused
 from kvmarch.plugins import load as load_plugins
 from kvmarch.scenarios.cells import How
 from kvmarch.scenarios.compare import Choose
 from kvmarch.scenarios.file import library
+
+
+def failures(found):
+    """Return what a page says that failed."""
+    return "\n".join(text for text, failed in found.data["notes"] if failed)
 
 
 def test_without_names_sequential_scenarios_and_the_posts_are_chosen(toys):
@@ -77,7 +83,23 @@ def test_a_failure_outweighs_the_rest(gather, compared, disappointed):
     found = gather(disappointed, compared)
 
     assert found.status == 1
-    assert any("disappointed: FAILED" in note for note in found.data["notes"])
+    assert "disappointed: FAILED" in failures(found)
+
+
+def test_a_search_that_is_cut_is_a_remark_and_no_failure(raced, toys):
+    found = collect([raced], toys, Choose(), How(bounds=Bounds(states=2)))
+
+    assert found.status == 3
+    assert found.data["notes"] == [["raced@toy-v6.1: cut at 2 states", False]]
+    assert found.notes == ["raced@toy-v6.1: cut at 2 states"]
+
+
+def test_a_plugin_that_was_refused_is_a_failure(compared, toy):
+    plugins = Plugins([toy], [Refused("vax", "kvmarch-vax", "plugin vax: no plugin")])
+
+    assert failures(collect([compared], plugins, Choose(), How())) == (
+        "plugin vax: no plugin"
+    )
 
 
 def test_a_schedule_that_was_printed_is_added(gather, raced):
@@ -138,5 +160,5 @@ def test_a_plugin_that_raises_is_named_and_the_page_is_made(toy, compared, raced
     found = collect([compared, raced], broken(toy, name), Choose(), How())
 
     assert found.status == 2
-    assert any(f"hook kvmarch_{name} raised" in note for note in found.data["notes"])
+    assert f"hook kvmarch_{name} raised" in failures(found)
     assert page(found.data, "broken")

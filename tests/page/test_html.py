@@ -3,10 +3,13 @@ import hashlib
 import html
 import json
 import re
+from importlib import resources
 
 import pytest
 
 from kvmarch.page.html import SCRIPTS, STYLES, as_json, page
+
+ASSETS = resources.files("kvmarch.page") / "assets"
 
 
 @pytest.fixture
@@ -62,12 +65,46 @@ def test_the_page_names_no_address(text):
 
 
 def test_every_asset_is_in_the_page():
-    from importlib import resources
+    names = {path.name for path in ASSETS.iterdir()}
 
-    names = {
-        path.name for path in (resources.files("kvmarch.page") / "assets").iterdir()
-    }
     assert names == {*SCRIPTS, *STYLES, "page.html"}
+
+
+IMPORT = re.compile(r'^import \{([^}]*)\} from "\./([^"]*)";\n', re.MULTILINE)
+DEFINED = re.compile(r"^(export )?(?:const|let|var|class|function) (\w+)", re.MULTILINE)
+
+
+def test_modules_import_what_those_before_them_export():
+    exported = {}
+    for name in SCRIPTS:
+        module = (ASSETS / name).read_text("utf-8")
+        for names, source in IMPORT.findall(module):
+            wanted = {word.strip() for word in names.split(",")} - {""}
+            assert wanted <= exported[source], f"{name} from {source}"
+        assert len(IMPORT.findall(module)) == module.count("import ")
+        exported[name] = {word for export, word in DEFINED.findall(module) if export}
+
+
+def test_modules_become_one_script_without_names_that_clash(text):
+    script = inside(text, "<script>", "</script>")
+    names = [name for _export, name in DEFINED.findall(script)]
+
+    assert script.startswith('\n"use strict";\n')
+    assert not re.search(r"^(import|export)\b", script, re.MULTILINE)
+    assert len(names) > 90
+    assert sorted(set(names)) == sorted(names)
+
+
+def test_the_page_says_what_made_it_and_when(gather, compared):
+    data = gather(compared).data
+    written = page(data, "it", command="kvmarch report 'a<b'", day="2026-11-21")
+
+    [made] = re.findall(r'<p class="made">(.*)</p>', written)
+    assert made == (
+        f"Made with kvmarch {data['version']}"
+        ' on <time datetime="2026-11-21">2026-11-21</time>'
+        " by <code>kvmarch report &#x27;a&lt;b&#x27;</code>."
+    )
 
 
 def test_the_same_data_make_the_same_page(text, gather, compared):

@@ -4,8 +4,10 @@ import pytest
 
 from kvmarch.explore.search import Bounds
 from kvmarch.page.work import do_job, jobs_of
+from kvmarch.plugins import load as load_plugins
 from kvmarch.scenarios.cells import How
 from kvmarch.scenarios.compare import Choose, compare
+from kvmarch.scenarios.file import library, load
 
 
 def test_a_comparison_has_the_values_of_the_table(compared, do, toys):
@@ -89,6 +91,8 @@ def test_a_search_that_is_cut_says_so(raced, do):
     [result] = do(raced, how=How(bounds=Bounds(states=2)))
 
     assert result["cell"]["cut"] == "2 states"
+    [row] = [r for r in result["cell"]["rows"] if r["expected"]]
+    assert (row["verdict"], row["met"]) == ("unknown", None)
     assert result["status"] == 3
 
 
@@ -101,6 +105,20 @@ def test_a_schedule_is_followed_as_it_was_printed(raced, do, toys):
 
     [trace] = again["traces"]
     assert trace["steps"] == known["steps"]
+
+
+def test_options_are_told_of_the_architectures_that_have_them():
+    plugins = load_plugins()
+    scenario = load(library()["aging"])
+    choose = Choose(arch=("arm64", "x86"), kernel=("v6.1",), options={"mmu": "rmap"})
+
+    [job] = jobs_of(scenario, plugins, choose, How())
+    result = do_job(job, plugins)
+
+    told = {row["arch"]: row["machine"] for row in result["comparison"]["rows"]}
+    assert told == {"arm64": "", "x86": "mmu=rmap"}
+    schedules = [trace["schedule"].partition(":")[0] for trace in result["traces"]]
+    assert schedules == ["aging@arm64-v6.1", "aging@x86-v6.1/mmu=rmap"]
 
 
 @pytest.mark.parametrize("kernel", ["v4.4", "v6.1"])

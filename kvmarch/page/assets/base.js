@@ -1,11 +1,10 @@
 /* What the parts of the page share: the data, building of elements, themes. */
-"use strict";
 
-const DATA = JSON.parse(document.getElementById("data").textContent);
+export const DATA = JSON.parse(document.getElementById("data").textContent);
 
 /** Make an element. Attributes that are null or false are left out; children are
     elements or texts, never markup. */
-function make(tag, attributes, ...children) {
+export function make(tag, attributes, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes || {})) {
     if (value === null || value === false || value === undefined) continue;
@@ -16,20 +15,52 @@ function make(tag, attributes, ...children) {
   return element;
 }
 
-const byId = (id) => document.getElementById(id);
+export const byId = (id) => document.getElementById(id);
 
-function plural(number, noun) {
+export function plural(number, noun) {
   return `${number} ${noun}${number === 1 ? "" : "s"}`;
 }
 
+/** A text that may go on in the next line after each underscore. */
+export function soft(text) {
+  return text.split(/(?<=_)/).flatMap((part, n) => (n ? [make("wbr"), part] : [part]));
+}
+
+/** What became of something between two releases or two steps: sign, words. */
+export const STATES = {
+  same: ["", "the same in both"],
+  moved: ["⇄", "moved"],
+  added: ["+", "added"],
+  removed: ["−", "removed"],
+  changed: ["≠", "changed"],
+};
+
 /** The place of a release among all others, to compare two of them. */
-function releaseOrder(name) {
+export function releaseOrder(name) {
   const [major, minor] = name.slice(1).split(".").map(Number);
   return major * 1000 + minor;
 }
 
+/** The options with which a command means the same machine. */
+export function machineOptions({ arch, kernel, machine }) {
+  const signs = { "+": "--with ", "-": "--without " };
+  const words = machine.split(" ").filter(Boolean);
+  const changes = words.map((word) =>
+    signs[word[0]] ? signs[word[0]] + word.slice(1) : `--set ${word}`,
+  );
+  return ["-a", arch, "-k", kernel, ...changes];
+}
+
+/** A text of the data; each is there once, and told by its number. */
+export const textOf = (number) => DATA.texts[number];
+
+/** A select without options yet, and what it is called. */
+export function namedSelect(id, text) {
+  return make("label", {}, `${text} `, make("select", { id }));
+}
+
 /** A select with options; `groups` is a list of [label, [[value, text]…]]. */
-function fillSelect(select, groups, chosen) {
+export function fillSelect(select, groups, chosen) {
   const made = groups.map(([label, options]) => {
     const inside = options.map(([value, text]) =>
       make("option", { value, selected: String(value) === String(chosen) }, text),
@@ -41,7 +72,7 @@ function fillSelect(select, groups, chosen) {
 
 /** One tab stop for many buttons: arrow keys move among those of `rows`, which are
     lists of buttons. Columns are matched by `at` (the first column of a button). */
-function roving(container, rows, at = (button, index) => index) {
+export function roving(container, rows, at = (button, index) => index) {
   const every = rows.flat();
   if (!every.length) return;
   every.forEach((button) => (button.tabIndex = -1));
@@ -59,12 +90,12 @@ function roving(container, rows, at = (button, index) => index) {
     if (event.key === "ArrowRight") next = buttons[index + 1];
     else if (event.key === "ArrowLeft") next = buttons[index - 1];
     else if (event.key === "Home") next = buttons[0];
-    else if (event.key === "End") next = buttons[buttons.length - 1];
+    else if (event.key === "End") next = buttons.at(-1);
     else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
       const other = rows[row + (event.key === "ArrowDown" ? 1 : -1)];
       const here = at(event.target, index);
       if (other) {
-        next = other.filter((button, n) => at(button, n) <= here).pop() || other[0];
+        next = other.findLast((button, n) => at(button, n) <= here) || other[0];
       }
     } else return;
     event.preventDefault();
@@ -91,7 +122,7 @@ function setTheme(choice) {
   }
 }
 
-function startTheme() {
+export function startTheme() {
   let choice = "auto";
   try {
     choice = localStorage.getItem("kvmarch-theme") || "auto";

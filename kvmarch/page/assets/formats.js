@@ -1,19 +1,12 @@
 /* Entry formats as bit diagrams, two releases one above the other. */
-"use strict";
+
+import { DATA, STATES, byId, fillSelect, make, namedSelect, plural, roving } from "./base.js";
 
 const Formats = { arch: 0, machine: 0, before: 0, after: 0, differs: false };
 
 /** Pixels: of a letter of a field's name, and of what stands beside the bits. */
 const LETTER = 6.8;
 const BESIDE = 64;
-
-const STATES = {
-  same: ["", "the same in both"],
-  moved: ["⇄", "moved"],
-  added: ["+", "added"],
-  removed: ["−", "removed"],
-  changed: ["≠", "changed"],
-};
 
 function fieldsOf(number) {
   if (number === null) return [];
@@ -37,11 +30,13 @@ function fieldStates(before, after) {
 
 /** Runs of bits from high to low, each of one field or of none. */
 function bitRuns(fields, high, low) {
-  const owner = (bit) => fields.find((field) => field.parts.some(([top, bottom]) => bottom <= bit && bit <= top)) || null;
+  const owner = (bit) =>
+    fields.find((field) => field.parts.some(([top, bottom]) => bottom <= bit && bit <= top)) ||
+    null;
   const runs = [];
   for (let bit = high; bit >= low; bit--) {
     const field = owner(bit);
-    const last = runs[runs.length - 1];
+    const last = runs.at(-1);
     if (last && last.field === field) last.low = bit;
     else runs.push({ field, high: bit, low: bit });
   }
@@ -86,7 +81,11 @@ function bitStrip(release, fields, states, high, low, tell) {
     buttons.push(button);
     return button;
   });
-  const strip = make("div", { class: "strip", role: "group", "aria-label": `${release}, bits ${high} to ${low}` }, cells);
+  const strip = make(
+    "div",
+    { class: "strip", role: "group", "aria-label": `${release}, bits ${high} to ${low}` },
+    cells,
+  );
   strip.style.gridTemplateColumns = `repeat(${high - low + 1}, minmax(0, 1fr))`;
   return [make("div", { class: "release", "aria-hidden": "true" }, release), strip, buttons];
 }
@@ -128,16 +127,23 @@ function sameBits([before, after], states, high, low) {
 
 function diagram(group, names, first) {
   const sides = sidesOf(group, names);
-  const fields = sides.length === 2 ? sides.map(([, inside]) => inside) : [sides[0][1], sides[0][1]];
+  const fields =
+    sides.length === 2 ? sides.map(([, inside]) => inside) : [sides[0][1], sides[0][1]];
   const states = fieldStates(...fields);
   const number = group.after === null ? group.before : group.after;
   const width = DATA.formats.formats[number].width;
-  const told = make("p", { class: "detail" }, first ? "Point at a field, or move to it, to read what it means." : "");
+  const told = make(
+    "p",
+    { class: "detail" },
+    first ? "Point at a field, or move to it, to read what it means." : "",
+  );
   const tell = (release, field, state) =>
     told.replaceChildren(
       make("b", {}, field.name),
       ` bits ${field.bits}, ${release === "both" ? names.join(" and ") : release}: ${meaning(field)}.`,
-      state === "same" ? "" : make("em", {}, ` ${STATES[state][1]} between ${names[0]} and ${names[1]}.`),
+      state === "same"
+        ? ""
+        : make("em", {}, ` ${STATES[state][1]} between ${names[0]} and ${names[1]}.`),
     );
   const box = make("div", { class: "diagram" });
   const rows = [];
@@ -160,31 +166,56 @@ function diagram(group, names, first) {
 function fieldTable([before, after], states, names, same) {
   const find = (fields, name) => fields.find((field) => field.name === name);
   const top = ([name]) => Math.max(...(find(after, name) || find(before, name)).parts.flat());
-  const ordered = [...states].sort((one, other) => top(other) - top(one));
+  const ordered = [...states].toSorted((one, other) => top(other) - top(one));
   const rows = ordered.map(([name, state]) => {
     const [a, b] = [find(before, name), find(after, name)];
     const [sign, said] = STATES[state];
-    const cells = same ? [make("td", {}, b.bits)] : [make("td", {}, a ? a.bits : "–"), make("td", {}, b ? b.bits : "–")];
-    const text = a && b && meaning(a) !== meaning(b) ? [meaning(b), make("del", {}, meaning(a))] : [meaning(b || a)];
+    const cells = same
+      ? [make("td", {}, b.bits)]
+      : [make("td", {}, a ? a.bits : "–"), make("td", {}, b ? b.bits : "–")];
+    const text =
+      a && b && meaning(a) !== meaning(b)
+        ? [meaning(b), make("del", {}, meaning(a))]
+        : [meaning(b || a)];
     return make(
       "tr",
       { class: state },
       make("th", { scope: "row" }, name),
       cells,
       same ? null : make("td", { class: "state" }, state === "same" ? "" : `${sign} ${said}`),
-      make("td", {}, text.map((one, n) => (n ? [" ", one] : one))),
+      make(
+        "td",
+        {},
+        text.map((one, n) => (n ? [" ", one] : one)),
+      ),
     );
   });
-  const heads = same ? ["field", "bits", "meaning"] : ["field", names[0], names[1], "what became of it", "meaning"];
+  const heads = same
+    ? ["field", "bits", "meaning"]
+    : ["field", names[0], names[1], "what became of it", "meaning"];
   return make(
     "details",
     { class: "fields" },
     make("summary", {}, `Fields as a table (${rows.length})`),
-    make("table", {}, make("thead", {}, make("tr", {}, heads.map((head) => make("th", { scope: "col" }, head)))), make("tbody", {}, rows)),
+    make(
+      "table",
+      {},
+      make(
+        "thead",
+        {},
+        make(
+          "tr",
+          {},
+          heads.map((head) => make("th", { scope: "col" }, head)),
+        ),
+      ),
+      make("tbody", {}, rows),
+    ),
   );
 }
 
-/** Kinds of entries of two sets; levels with the same formats share one. */
+/** Kinds of entries of two sets; levels with the same formats share one. First come
+    those that both have and that differ, last those that are the same in both. */
 function kindGroups(before, after) {
   const pairs = new Map();
   const add = (set, which) => {
@@ -202,8 +233,38 @@ function kindGroups(before, after) {
     if (!groups.has(key)) groups.set(key, { ...pair, levels: [] });
     groups.get(key).levels.push(pair.level);
   }
-  const differs = (group) => (group.before === group.after ? 1 : 0);
-  return [...groups.values()].sort((a, b) => differs(a) - differs(b));
+  const rank = ({ before: old, after: here }) => {
+    if (old === here) return 2;
+    return old === null || here === null ? 1 : 0;
+  };
+  return [...groups.values()].toSorted((a, b) => rank(a) - rank(b));
+}
+
+/** A badge for a kind that only one of the two releases has. */
+function onlyIn(group, names) {
+  if (group.before === null) return make("span", { class: "badge added" }, `+ only in ${names[1]}`);
+  if (group.after === null)
+    return make("span", { class: "badge removed" }, `− only in ${names[0]}`);
+  return null;
+}
+
+function kindPart(group, names, first) {
+  const levels = group.levels.toSorted((a, b) => b - a);
+  const badge = onlyIn(group, names);
+  const states = badge
+    ? []
+    : [...fieldStates(fieldsOf(group.before), fieldsOf(group.after)).values()];
+  const count = states.filter((state) => state !== "same").length;
+  const note = count
+    ? `${plural(count, "field")} ${count === 1 ? "differs" : "differ"}`
+    : "the same in both";
+  const title = `level${levels.length > 1 ? "s" : ""} ${levels.join(", ")}${badge ? "" : `: ${note}`}`;
+  return make(
+    "article",
+    { class: "kind" },
+    make("h3", {}, group.kind, make("span", { class: "title" }, title), badge),
+    diagram(group, names, first),
+  );
 }
 
 function drawFormats() {
@@ -211,26 +272,28 @@ function drawFormats() {
   const machine = arch.machines[Formats.machine];
   const names = [Formats.before, Formats.after].map((n) => DATA.formats.releases[n]);
   const sets = [Formats.before, Formats.after].map((n) => DATA.formats.sets[machine.sets[n]] || []);
-  const groups = kindGroups(...sets).filter((group) => fieldsOf(group.after ?? group.before).length);
+  const groups = kindGroups(...sets).filter(
+    (group) => fieldsOf(group.after ?? group.before).length,
+  );
   const shown = groups.filter((group) => !Formats.differs || group.before !== group.after);
   byId("formats-list").replaceChildren(
-    ...shown.map((group, n) => {
-      const levels = group.levels.sort((a, b) => b - a);
-      const only = group.before === null ? `+ only in ${names[1]}` : group.after === null ? `− only in ${names[0]}` : "";
-      const states = only ? [] : [...fieldStates(fieldsOf(group.before), fieldsOf(group.after)).values()];
-      const count = states.filter((state) => state !== "same").length;
-      const note = count ? `${plural(count, "field")} ${count === 1 ? "differs" : "differ"}` : "the same in both";
-      const badge = only ? make("span", { class: `badge ${group.before === null ? "added" : "removed"}` }, only) : null;
-      return make(
-        "article",
-        { class: "kind" },
-        make("h3", {}, group.kind, make("span", { class: "title" }, ` level${levels.length > 1 ? "s" : ""} ${levels.join(", ")}${only ? "" : `: ${note}`}`), badge),
-        diagram(group, names, n === 0),
-      );
-    }),
+    make(
+      "p",
+      { class: "on-paper" },
+      `${arch.title}, ${machineName(machine.settings)}: ${names.join(" and ")}.`,
+    ),
+    ...shown.map((group, n) => kindPart(group, names, n === 0)),
   );
   if (!shown.length) {
-    byId("formats-list").append(make("p", { class: "empty" }, groups.length ? `No kind of entry differs between ${names.join(" and ")}.` : "Neither release has such a machine."));
+    byId("formats-list").append(
+      make(
+        "p",
+        { class: "empty" },
+        groups.length
+          ? `No kind of entry differs between ${names.join(" and ")}.`
+          : "Neither release has such a machine.",
+      ),
+    );
   }
 }
 
@@ -238,7 +301,7 @@ function drawFormats() {
 function farthest(sets) {
   const there = sets.map((set, n) => [set, n]).filter(([set]) => set >= 0);
   if (!there.length) return [0, sets.length - 1];
-  return [there[0][1], there[there.length - 1][1]];
+  return [there[0][1], there.at(-1)[1]];
 }
 
 function formatOptions() {
@@ -248,12 +311,12 @@ function formatOptions() {
   const groups = [];
   DATA.formats.releases.forEach((name, n) => {
     if (sets[n] < 0) return;
-    const last = groups[groups.length - 1];
+    const last = groups.at(-1);
     if (last && last.set === sets[n]) last.options.push([n, name]);
     else groups.push({ set: sets[n], options: [[n, name]] });
   });
   const named = groups.map(({ options }) => {
-    const ends = [options[0][1], options[options.length - 1][1]];
+    const ends = [options[0][1], options.at(-1)[1]];
     return [ends[0] === ends[1] ? `${ends[0]} alone` : `alike, ${ends[0]} to ${ends[1]}`, options];
   });
   fillSelect(byId("formats-before"), named, Formats.before);
@@ -268,7 +331,11 @@ function machineName(settings) {
 function chooseArch(number) {
   Formats.arch = number;
   const { machines } = DATA.formats.archs[number];
-  fillSelect(byId("formats-machine"), [["", machines.map((one, n) => [n, machineName(one.settings)])]], 0);
+  fillSelect(
+    byId("formats-machine"),
+    [["", machines.map((one, n) => [n, machineName(one.settings)])]],
+    0,
+  );
   chooseMachine(0);
 }
 
@@ -280,20 +347,24 @@ function chooseMachine(number) {
   drawFormats();
 }
 
-function startFormats() {
+export function startFormats() {
   if (!DATA.formats.archs.length) return;
-  const select = (id, text) => make("label", {}, `${text} `, make("select", { id }));
   byId("formats-form").append(
-    select("formats-arch", "Architecture"),
-    select("formats-machine", "Machine"),
-    select("formats-before", "Release"),
-    select("formats-after", "and"),
-    make("label", { class: "check" }, make("input", { type: "checkbox", id: "formats-differs" }), " only kinds that differ"),
+    namedSelect("formats-arch", "Architecture"),
+    namedSelect("formats-machine", "Machine"),
+    namedSelect("formats-before", "Release"),
+    namedSelect("formats-after", "and"),
+    make(
+      "label",
+      { class: "check" },
+      make("input", { type: "checkbox", id: "formats-differs" }),
+      " only kinds that differ",
+    ),
   );
   fillSelect(byId("formats-arch"), [["", DATA.formats.archs.map((arch, n) => [n, arch.title])]], 0);
   const on = (id, act) => byId(id).addEventListener("change", (event) => act(event.target));
-  on("formats-arch", (select) => chooseArch(Number(select.value)));
-  on("formats-machine", (select) => chooseMachine(Number(select.value)));
+  on("formats-arch", (one) => chooseArch(Number(one.value)));
+  on("formats-machine", (one) => chooseMachine(Number(one.value)));
   for (const which of ["before", "after"]) {
     on(`formats-${which}`, (one) => {
       Formats[which] = Number(one.value);

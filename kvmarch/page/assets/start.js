@@ -1,35 +1,56 @@
 /* Put the parts together. */
-"use strict";
+
+import { DATA, byId, make, plural, startTheme } from "./base.js";
+import { startCompare } from "./compare.js";
+import { Filter, applyFilter, startFilter } from "./filter.js";
+import { startFormats } from "./formats.js";
+import { startPlayer } from "./player.js";
+import { startRaces } from "./races.js";
 
 /** On paper nothing opens: all that the filter lets through is shown. */
 function startPrint() {
   let closed = [];
   window.addEventListener("beforeprint", () => {
-    Compare.panels.forEach((one) => !one.details.hidden && one.draw());
+    Filter.panels.forEach((one) => !one.details.hidden && one.draw());
     closed = [...document.querySelectorAll("details:not([open])")].filter((one) => !one.hidden);
     closed.forEach((one) => (one.open = true));
   });
   window.addEventListener("afterprint", () => closed.forEach((one) => (one.open = false)));
 }
 
+/** What failed, or else what there is to remark: open if it is not long. */
+function noticeOf(failed, noun, look) {
+  const mine = DATA.notes.filter(([, one]) => one === failed).map(([text]) => text);
+  if (!mine.length) return [];
+  const items = mine.map((text) => make("li", {}, text));
+  const head = make("summary", {}, plural(mine.length, noun));
+  const open = failed && mine.length < 8;
+  return [make("details", { class: `notice ${look || ""}`, open }, head, make("ul", {}, items))];
+}
+
 function startPage() {
   const archs = DATA.archs.map((arch) => arch.name);
-  const ends = [DATA.releases[0], DATA.releases[DATA.releases.length - 1]];
-  byId("subtitle").textContent = `${plural(archs.length, "architecture")}, ${ends[0]} to ${ends[1]}`;
-  const titles = DATA.archs.map((arch) => (arch.tier < 5 ? `${arch.title} (tier ${arch.tier} of 5)` : arch.title));
-  const named = titles.length > 1 ? `${titles.slice(0, -1).join(", ")} and ${titles.at(-1)}` : titles[0];
+  const ends = [DATA.releases[0], DATA.releases.at(-1)];
+  byId("subtitle").textContent =
+    `${plural(archs.length, "architecture")}, ${ends[0]} to ${ends[1]}`;
+  const titles = DATA.archs.map((arch) =>
+    arch.tier < 5 ? `${arch.title} (tier ${arch.tier} of 5)` : arch.title,
+  );
+  const named =
+    titles.length > 1 ? `${titles.slice(0, -1).join(", ")} and ${titles.at(-1)}` : titles[0];
   const from = [...new Set(DATA.archs.map((arch) => arch.distribution))].join(", ");
-  byId("lead").textContent = `How KVM manages guest memory on ${named}, modelled by ${from}: ${plural(DATA.scenarios.length, "scenario")}, ${plural(DATA.traces.length, "schedule")} to step through.`;
-  const problems = [...DATA.refused, ...DATA.formats.failed, ...DATA.notes.filter((note) => note.includes(": FAILED "))];
-  if (problems.length) {
-    byId("problems").append(make("div", { class: "notice", role: "note" }, make("ul", {}, problems.map((one) => make("li", {}, one)))));
-  }
+  byId("lead").textContent =
+    `How KVM manages guest memory on ${named}, modelled by ${from}: ${plural(DATA.scenarios.length, "scenario")}, ${plural(DATA.traces.length, "schedule")} to step through.`;
+  byId("problems").append(
+    ...noticeOf(true, "failure", "failed"),
+    ...noticeOf(false, "remark", null),
+  );
   startTheme();
   startFilter();
   startCompare();
   startRaces();
   applyFilter();
-  const first = Compare.panels.find((one) => !one.details.hidden);
+  const first = Filter.panels.find((one) => !one.details.hidden);
   if (first) first.open(true);
   startFormats();
   startPlayer();
