@@ -207,12 +207,12 @@ def test_a_fault_waits_for_an_invalidation_inside_the_kernel(machine):
     span = one.mm, one.hva(0), one.hva(1)
     one.do(mmu_notifier_invalidate_range_start(*span))
     vcpu = one.task("vcpu0", guest_access(one.vcpu, 0, "read"))
-    one.to(vcpu, "retry until no invalidation is in progress")
+    one.advance(vcpu, "retry until no invalidation is in progress")
     waits = not one.step(vcpu)
     references = one.host.pages[one.pfn(0)].refs
     delete = one.task("vmm", one.region(pages=0))
     # From v5.15 on the deletion waits for the invalidation before the grace period.
-    one.to(delete, "mn_active_invalidate_count == 0?")
+    one.advance(delete, "mn_active_invalidate_count == 0?")
     blocked = not one.step(delete)
     readers = [name for names in one.vm.srcu.readers for name in names]
     one.do(mmu_notifier_invalidate_range_end(*span))
@@ -221,8 +221,8 @@ def test_a_fault_waits_for_an_invalidation_inside_the_kernel(machine):
     assert references == 1
     assert blocked
     assert readers == ["vcpu0"]
-    assert one.end(vcpu) == "done"
-    assert one.end(delete) == 0
+    assert one.finish(vcpu) == "done"
+    assert one.finish(delete) == 0
     assert one.mapped() == []
     assert one.lost == []
 
@@ -232,11 +232,11 @@ def test_a_fault_that_lost_a_race_tries_again(machine):
     one.slot()
     one.access(3)
     vcpu = one.task("vcpu0", guest_access(one.vcpu, 0, "read"))
-    one.to(vcpu, "fast gup")
+    one.advance(vcpu, "fast gup")
     one.step(vcpu)
     one.do(madvise_dontneed(one.mm, one.hva(0), one.hva(1)))
 
-    assert one.end(vcpu) == "done"
+    assert one.finish(vcpu) == "done"
     assert one.entry(0) == one.of(0x48D16A05, one.host.zero_pfn)
     assert one.lost == []
 
@@ -247,9 +247,9 @@ def test_a_page_is_marked_after_it_was_let_go(machine):
     one.slot()
     one.access(3)
     vcpu = one.task("vcpu0", guest_access(one.vcpu, 0, "read"))
-    one.to(vcpu, "kvm_set_pfn_accessed")
+    one.advance(vcpu, "kvm_set_pfn_accessed")
     one.do(madvise_dontneed(one.mm, one.hva(0), one.hva(1)))
-    one.end(vcpu)
+    one.finish(vcpu)
 
     assert one.lost == ["freed-page"]
 
@@ -260,11 +260,11 @@ def test_a_page_is_marked_under_the_lock(machine):
     one.slot()
     one.access(3)
     vcpu = one.task("vcpu0", guest_access(one.vcpu, 0, "read"))
-    one.to(vcpu, "set_pte")
-    one.to(vcpu, "unlock mmu_lock")
+    one.advance(vcpu, "set_pte")
+    one.advance(vcpu, "unlock mmu_lock")
     one.step(vcpu)
     one.do(madvise_dontneed(one.mm, one.hva(0), one.hva(1)))
-    one.end(vcpu)
+    one.finish(vcpu)
 
     assert one.lost == []
 

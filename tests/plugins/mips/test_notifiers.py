@@ -107,11 +107,11 @@ def test_a_table_goes_at_once_when_a_range_covers_it(machine):
     since = len(one.world.events)
     span = one.mm, one.hva(0), one.hva(1024)
     start = one.task("mm", mmu_notifier_invalidate_range_start(*span))
-    one.to(start, "unmap_and_ask")
+    one.advance(start, "unmap_and_ask")
     one.step(start)
     freed = [pa in one.vm.tables.freed for pa in tables]
     flushed = REQUEST in one.names(since)
-    one.end(start)
+    one.finish(start)
 
     assert freed == [True, True, False]
     assert not flushed
@@ -299,14 +299,14 @@ def test_an_unmap_and_a_fault_take_turns(machine):
         "mm",
         mmu_notifier_invalidate_range_start(one.mm, one.hva(0), one.hva(1)),
     )
-    one.to(start, "unmap_and_ask")
+    one.advance(start, "unmap_and_ask")
     vcpu = one.task("vcpu1", guest_access(one.vm.vcpus[1], 3, "read"))
-    one.to(vcpu, "lock mmu_lock")
+    one.advance(vcpu, "lock mmu_lock")
     blocked = not one.step(vcpu)
-    one.end(start)
+    one.finish(start)
     one.do(mmu_notifier_invalidate_range_end(one.mm, one.hva(0), one.hva(1)))
 
     assert blocked
-    assert one.end(vcpu) == "done"
+    assert one.finish(vcpu) == "done"
     assert one.mapped() == [3]
     assert one.lost == []

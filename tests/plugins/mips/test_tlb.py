@@ -123,11 +123,11 @@ def test_a_flush_before_the_gva_table_is_written(machine):
     one.slot()
     one.access(3)
     vcpu = one.task("vcpu0", guest_access(one.vcpu, 0, "read"))
-    one.to(vcpu, "write GVA page table")
+    one.advance(vcpu, "write GVA page table")
     one.do(madvise_dontneed(one.mm, one.hva(0), one.hva(1)))
     one.step(vcpu)
     stale = one.vcpu.arch.gva[0]
-    one.end(vcpu)
+    one.finish(vcpu)
 
     assert stale >> one.layout.pfn_shift != one.pfn(0)
     assert one.entry(0) >> one.layout.pfn_shift == one.host.zero_pfn

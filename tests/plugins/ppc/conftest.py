@@ -3,22 +3,13 @@
 import importlib
 
 import pytest
+from driving import Driven
 
 from kvmarch import plugins
-from kvmarch.kernel.boot import boot, destroy_vm
+from kvmarch.kernel.boot import destroy_vm
 from kvmarch.kernel.dirty_log import get_dirty_log
-from kvmarch.kernel.memory_region import Region, set_memory_region
-from kvmarch.kernel.mmap import madvise_dontneed, populate
-from kvmarch.kernel.vcpu import guest_access
-from kvmarch.machine.host import PFN_SHIFT, Vma
-from kvmarch.machine.run import Task, _advance, run_path
-from kvmarch.machine.steps import Step
-
-HVA = 0x7F00_0000_0000
-
-
-async def _alone(step):
-    return await step
+from kvmarch.kernel.mmap import madvise_dontneed
+from kvmarch.machine.run import Task, _advance
 
 
 class Actor:
@@ -69,55 +60,18 @@ class Actor:
             self.task.path.close()
 
 
-class Machine:
-    """A booted machine whose process has some memory, written already."""
+class Machine(Driven):
+    """A machine that remembers the tasks that a test moves."""
 
     def __init__(self, k, options, pages, huge, **boot_options):
-        self.k = k
-        self.options = options
-        self.machine = boot(k, options, **boot_options)
-        self.world, self.vm = self.machine.world, self.machine.vm
-        self.mm, self.host = self.machine.mm, self.machine.host
-        self.vcpu = self.vm.vcpus[0]
-        self.page_size = options["page_size"]
-        self.pages = pages
+        super().__init__(k, options, pages, vma={"huge": huge}, **boot_options)
         self.actors = []
-        self.mm.add_vma(Vma(HVA, self.hva(pages), huge=huge, mergeable=True))
-        populate(self.mm, HVA, self.hva(pages), huge=huge)
-
-    def do(self, what, name="main"):
-        """Run a path, or one step, to its end."""
-        path = _alone(what) if isinstance(what, Step) else what
-        return run_path(self.world, path, name)
 
     def actor(self, name, path):
         """Return a task that the test moves by hand."""
         actor = Actor(self.world, name, path)
         self.actors.append(actor)
         return actor
-
-    def hva(self, page):
-        return HVA + page * self.page_size
-
-    def region(self, slot=0, flags=0, gfn=0, pages=None, page=0):
-        """Return the path of a memslot change; a deletion for no pages."""
-        count = self.pages if pages is None else pages
-        size = self.page_size
-        region = Region(slot, flags, gfn * size, count * size, self.hva(page))
-        return set_memory_region(self.vm, region)
-
-    def slot(self, slot=0, **what):
-        """Change a memslot; return it."""
-        assert self.do(self.region(slot, **what)) == 0
-        return self.vm.memslots[0].by_id(slot)
-
-    def guest(self, gfn, how="read", vcpu=0):
-        """Return the path of one guest access."""
-        return guest_access(self.vm.vcpus[vcpu], gfn, how)
-
-    def access(self, gfn, how="read", vcpu=0):
-        """Let a guest make one access, and stay in the guest."""
-        return self.do(self.guest(gfn, how, vcpu), f"vcpu{vcpu}")
 
     def dontneed(self, page=0, pages=1):
         """Return the path of MADV_DONTNEED."""
@@ -136,21 +90,6 @@ class Machine:
         """Close the VM."""
         self.do(destroy_vm(self.vm, self.machine.subscriptions["vm"]))
 
-    def entry(self, gfn):
-        """Return the lowest entry of a gfn."""
-        return self.k.entry.fn(self.vm, gfn)[0]
-
-    def level(self, gfn):
-        return self.k.entry.fn(self.vm, gfn)[1]
-
-    def kind(self, gfn):
-        """Return what kind of entry a gfn has."""
-        return self.k.decode.fn(self.k, self.options, *self.k.entry.fn(self.vm, gfn))[0]
-
-    def pfn(self, page):
-        """Return the pfn that the host maps at a page."""
-        return self.mm.pte(HVA // self.page_size + page) >> PFN_SHIFT
-
     def flags(self, gfn, pfn=None):
         """Return an entry without the address of a page, which it must have."""
         value = self.entry(gfn)
@@ -159,23 +98,9 @@ class Machine:
         assert self.k.entry_pfn.fn(self.k, self.options, value, level) == pfn
         return self.k.entry_repoint.fn(self.k, self.options, value, level, 0)
 
-    def restrict(self, *pages):
-        """Let the host map pages read-only from now on, without telling KVM."""
-        for page in pages:
-            self.mm.ptes[HVA // self.page_size + page] &= ~2
-
     def exits(self, gfn):
         """Return why the guest left at accesses to a gfn."""
         return [e["why"] for e in self.events("guest_fault") if e["gfn"] == gfn]
-
-    def events(self, name):
-        """Return the data of every event of a name."""
-        return [event.data for event in self.world.events if event.name == name]
-
-    @property
-    def lost(self):
-        """Return the ids of the properties that were lost."""
-        return [violation.property for violation in self.world.violations]
 
 
 @pytest.fixture

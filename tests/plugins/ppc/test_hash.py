@@ -197,7 +197,7 @@ def test_unmapping_makes_an_hpte_absent(hashed, release):
 def test_unmapping_waits_for_an_hpte_without_the_rmap_lock(hashed):
     m = hashed((6, 1))
     m.slot()
-    m.restrict(2)
+    m.protect(2)
     m.access(2)
     m.mm.ptes[m.hva(2) // m.page_size] |= 2
     vcpu = m.actor("vcpu0", m.guest(2, "write")).to("build R").past("lock HPTE")
@@ -247,7 +247,7 @@ def test_first_gfn_only(hashed, minus, lost):
 def test_an_upgrade_invalidates_and_keeps_the_chain(hashed):
     m = hashed((6, 1))
     m.slot()
-    m.restrict(2)
+    m.protect(2)
     m.access(2)
     word = rmap(m, 2)
     m.mm.ptes[m.hva(2) // m.page_size] |= 2
@@ -410,7 +410,7 @@ def test_h_remove_keeps_c(hashed, minus, bits):
 def test_h_protect_of_a_shared_page(hashed, minus, lost):
     m = hashed((6, 1), minus=minus)
     m.slot()
-    m.restrict(2)
+    m.protect(2)
     m.access(2)
     vpn = m.hva(2) // m.page_size
     shared = m.mm.ptes[vpn]

@@ -64,7 +64,7 @@ def test_isa_3_0(pr):
 def test_a_read_only_hpte_is_removed_before_a_write(pr):
     m = pr((6, 1))
     m.slot()
-    m.restrict(0)
+    m.protect(0)
     m.access(0)
     m.access(0, "write")
 

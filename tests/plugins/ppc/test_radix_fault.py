@@ -43,7 +43,7 @@ def test_leaves_by_release(radix, release, writable, readonly, page_size):
 def test_a_write_to_a_shared_page_is_unmapped_and_copied(radix):
     m = radix((6, 1))
     m.slot()
-    m.restrict(0)
+    m.protect(0)
     m.access(0)
     before = m.flags(0)
     m.host.pages[m.pfn(0)].kind = "ksm"
@@ -58,7 +58,7 @@ def test_a_write_to_a_shared_page_is_unmapped_and_copied(radix):
 def test_permission_that_is_only_added_is_ored_in_without_tlbie(radix):
     m = radix((6, 1))
     m.slot()
-    m.restrict(0)
+    m.protect(0)
     m.access(0)
     m.mm.ptes[m.hva(0) // m.page_size] |= 2
     m.access(0, "write")
@@ -71,7 +71,7 @@ def test_permission_that_is_only_added_is_ored_in_without_tlbie(radix):
 def test_before_v4_19_a_leaf_is_cleared_and_set_anew(radix):
     m = radix((4, 18))
     m.slot()
-    m.restrict(0)
+    m.protect(0)
     m.access(0)
     m.mm.ptes[m.hva(0) // m.page_size] |= 2
     m.access(0, "write")
@@ -282,7 +282,7 @@ def test_a_tlbie_is_for_one_page_size(radix):
 def test_set_rc(radix, how):
     m = radix((6, 1), rc="interrupt")
     m.slot()
-    m.restrict(0)
+    m.protect(0)
     m.access(0)
     m.age("clear_young")
     m.vcpu.tlb.drop_all()

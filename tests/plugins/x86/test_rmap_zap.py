@@ -76,11 +76,11 @@ def test_new_tables_stop_the_walk(rmap):
     m = rmap((5, 10))
     spread(m, 25)
     task = m.task("zap", zap(m, rmap_zap_obsolete_pages, obsolete=True))
-    m.advance(task, "lock mmu_lock")
-    assert m.advance(task, "zap obsolete pages")
-    m.advance(task, "unlock mmu_lock")
+    m.reaches(task, "lock mmu_lock")
+    assert m.reaches(task, "zap obsolete pages")
+    m.reaches(task, "unlock mmu_lock")
     # The lock is about to be dropped: a fault comes in between.
-    m.advance(task, "lock mmu_lock")
+    m.reaches(task, "lock mmu_lock")
     new = m.locked(kvm_mmu_get_page, m.vm, 0, 1, 0x100000).pa
     m.finish(task)
 
@@ -168,8 +168,8 @@ def test_zap_all_begins_again_when_faults_go_on(rmap):
     spread(m, 5)
     task = m.task("zap", zap(m, rmap_zap_all))
     rounds = 0
-    while rounds < 30 and m.advance(task, "unlock mmu_lock"):
-        m.advance(task, "lock mmu_lock")
+    while rounds < 30 and m.reaches(task, "unlock mmu_lock"):
+        m.reaches(task, "lock mmu_lock")
         if task.done:
             break
         # Livelock (D10): each table that goes is followed by a new one.
@@ -285,15 +285,15 @@ def test_a_fault_into_an_obsolete_root(rmap, release, mapped):
     region = Region(1, 0, 0x100 << 12, 0, 0)
     deletion = m.task("user", set_memory_region(m.vm, region))
     # The slot is INVALID, and whoever saw it before is gone.
-    assert m.advance(deletion, "lock mmu_lock")
+    assert m.reaches(deletion, "lock mmu_lock")
     # A fault on the other slot looks for its page meanwhile.
     fault = m.task("vcpu0", guest_access(m.vcpu, 9, "write"))
-    assert m.advance(fault, "lock mmu_lock")
-    m.advance(deletion, "")
-    m.advance(fault, "unlock mmu_lock")
+    assert m.reaches(fault, "lock mmu_lock")
+    m.reaches(deletion, "")
+    m.reaches(fault, "unlock mmu_lock")
     entry = lowest(m.vm, old, 9)[2]
     # Where the root is obsolete the next fault waits until the update is over.
-    m.advance(fault, "refault while others are at it")
+    m.reaches(fault, "refault while others are at it")
     m.finish(deletion)
     done = m.finish(fault)
 

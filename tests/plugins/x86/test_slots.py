@@ -208,7 +208,7 @@ def test_unmapping_from_a_root_that_is_being_zapped(machine, release, minus, los
     m = two_slots(machine, release, "tdp", minus=minus)
     update = m.task("vmm", set_memory_region(m.vm, Region(1, 0, 0, 0, 0)))
     # The root is invalid; the zapper has not begun yet.
-    assert m.advance(update, "next invalid root")
+    assert m.reaches(update, "next invalid root")
     m.do(madvise_dontneed(m.mm, m.hva(1), m.hva(2)), "host")
     m.finish(update)
 
@@ -229,10 +229,10 @@ def test_an_mmio_entry_that_is_made_while_a_slot_appears(machine, release, lost)
     m.slot(0, pages=8)
     vcpu = m.task("vcpu0", guest_access(m.vcpu, 0x1001, "read"))
     # The fault has found no memslot; the update is published and waits for it.
-    assert m.advance(vcpu, "lock mmu_lock")
+    assert m.reaches(vcpu, "lock mmu_lock")
     add = set_memory_region(m.vm, Region(1, 0, 0x1000 << 12, 8 << 12, m.hva(8)))
     update = m.task("vmm", add)
-    m.advance(update, "wait for readers of kvm->srcu")
+    m.reaches(update, "wait for readers of kvm->srcu")
     m.finish(vcpu)
     m.finish(update)
     m.access(0x1001)

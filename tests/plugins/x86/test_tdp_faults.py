@@ -97,7 +97,7 @@ def test_a_fault_that_an_invalidation_overtook_is_tried_again(tdp, release):
     vcpu = m.task("vcpu0", guest_access(m.vcpu, 2, "write"))
     # The page is found, mmu_lock not taken yet.
     lock = "read-lock mmu_lock" if release >= (5, 12) else "lock mmu_lock"
-    assert m.advance(vcpu, lock)
+    assert m.reaches(vcpu, lock)
     m.do(madvise_dontneed(m.mm, m.hva(2), m.hva(3)), "host")
     m.finish(vcpu)
 
@@ -112,8 +112,8 @@ def test_who_loses_the_race_for_an_entry_tries_again(tdp):
     m.access(1)
     first = m.task("vcpu0", guest_access(m.vm.vcpus[0], 0, "read"))
     second = m.task("vcpu1", guest_access(m.vm.vcpus[1], 0, "read"))
-    assert m.advance(first, "cmpxchg SPTE")
-    assert m.advance(second, "cmpxchg SPTE")
+    assert m.reaches(first, "cmpxchg SPTE")
+    assert m.reaches(second, "cmpxchg SPTE")
     m.finish(first)
     m.finish(second)
 
@@ -127,8 +127,8 @@ def test_who_loses_the_race_for_a_table_frees_its_own(tdp):
     m.slot()
     first = m.task("vcpu0", guest_access(m.vm.vcpus[0], 0, "read"))
     second = m.task("vcpu1", guest_access(m.vm.vcpus[1], 0, "read"))
-    assert m.advance(first, "cmpxchg SPTE to table")
-    assert m.advance(second, "cmpxchg SPTE to table")
+    assert m.reaches(first, "cmpxchg SPTE to table")
+    assert m.reaches(second, "cmpxchg SPTE to table")
     m.finish(first)
     m.finish(second)
 

@@ -233,7 +233,7 @@ def test_ageing_needs_no_lock_from_6_15_on(tdp, release, locked, options):
     m.vcpu.tlb.drop_all()
     m.access(1)
     task = m.task("aging", age(m.mm, m.hva(0), m.hva(4), "clear_young"))
-    taken = m.advance(task, "lock mmu_lock")
+    taken = m.reaches(task, "lock mmu_lock")
     if not task.done:
         m.finish(task)
 

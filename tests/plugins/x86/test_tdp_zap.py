@@ -55,7 +55,7 @@ def unmap(m, may_block=True):
 def test_an_unmap_gives_way_and_flushes_before(spread, release, may_block, yields):
     m = spread(release)
     task = unmap(m, may_block)
-    m.advance(task, "unlock mmu_lock")
+    m.reaches(task, "unlock mmu_lock")
     half = m.mapped(511, 512)
     flushes = len(m.events("kvm_make_all_cpus_request"))
     m.finish(task)
@@ -76,7 +76,7 @@ def test_whether_the_root_is_held_meanwhile(spread, release, held):
     root = m.vm.tables.at(m.vcpu.arch.root_pa)
     before = root.refs
     task = unmap(m)
-    m.advance(task, "unlock mmu_lock")
+    m.reaches(task, "unlock mmu_lock")
     during = root.refs
     m.finish(task)
 
@@ -147,7 +147,7 @@ def test_a_range_zap_widens_what_a_notifier_tracks(machine):
     m.slot(gfn=511)
     m.access(512, "write")
     notifier = m.task("host", madvise_dontneed(m.mm, m.hva(1), m.hva(2)))
-    m.advance(notifier, "start has returned")
+    m.reaches(notifier, "start has returned")
     m.do(m.k.inhibit_apicv(m.vm, 100, 101), "kvm")
 
     tracked = m.vm.mmu_invalidate_range_start, m.vm.mmu_invalidate_range_end
@@ -166,7 +166,7 @@ def test_lockless_ageing_and_a_table_that_goes(spread, minus, lost):
     m = spread((7, 2), minus=minus)
     slot = m.vm.memslots[0].by_id(0)
     ageing = m.task("reclaim", m.k.age_gfn(m.vm, slot, 511, 513))
-    m.advance(ageing, "cmpxchg A from leafs, rcu_read_unlock")
+    m.reaches(ageing, "cmpxchg A from leafs, rcu_read_unlock")
     m.do(set_memory_region(m.vm, Region(1, 0, 0, 0, 0)), "vmm")
     m.finish(ageing)
 
