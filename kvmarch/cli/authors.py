@@ -2,13 +2,37 @@
 
 __all__ = ["check_plugin", "new_arch"]
 
+import re
 from pathlib import Path
+from typing import Any
 
 import click
 
 from kvmarch.cli.commands import load_plugins, print_table
 from kvmarch.cli.shared import output_options, words
-from kvmarch.cli.values import ARCH, RELEASE
+from kvmarch.cli.values import ARCH, RELEASE, Type, Value
+
+
+class _Bytes(Type):
+    """A number of bytes, which people write with a K behind it."""
+
+    name = "bytes"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Return the number."""
+        found = re.fullmatch(r"(\d{1,9})(K|KB|KIB)?", str(value).upper())
+        if found is None:
+            self.fail(f"{value!r}: wanted bytes, such as 65536 or 64K", param, ctx)
+        return int(found[1]) << (10 if found[2] else 0)
+
+
+PAGE_SIZE = Value(
+    "bytes",
+    lambda _ctx: [(size, "") for size in ("4K", "16K", "64K")],
+    base=_Bytes(),
+)
 
 
 @click.command("check-plugin")
@@ -36,8 +60,8 @@ def check_plugin(
 @click.argument("name")
 @click.option(
     "--page-size",
-    type=int,
-    default=4096,
+    type=PAGE_SIZE,
+    default="4K",
     show_default=True,
     help="Bytes of a page, and of a table.",
 )

@@ -30,6 +30,16 @@ MODULES = {
 OPTIONAL = {1: ("walk",), 2: ("handle_request",), 5: ("destroy_vm",)}
 """Hooks that the modules have beside those of their tiers."""
 
+CHANGES = ("changes", "choices", "scenarios")
+"""Hooks of the module ``changes``, which comes with tier 2."""
+
+SCENARIOS = (
+    "\n\nWhat the search of interleavings finds in the scenarios is recorded by\n"
+    "`pytest --kvmarch-update`, in `found.json` beside them; from then on the tests\n"
+    "compare with it."
+)
+"""A paragraph of the README, for a distribution that has some."""
+
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
@@ -58,7 +68,7 @@ class Geometry:
         :raises KvmarchError: with what is possible.
         """
         if self.page_size not in PAGE_SIZES:
-            sizes = ", ".join(map(str, PAGE_SIZES))
+            sizes = ", ".join(f"{size >> 10}K" for size in PAGE_SIZES)
             raise KvmarchError(f"--page-size {self.page_size}: there is {sizes}")
         if self.levels not in LEVELS:
             raise KvmarchError(
@@ -79,6 +89,9 @@ def files_of(name: str, geometry: Geometry, tier: int) -> dict[str, str]:
     """
     package = f"kvmarch_{name}"
     tiers = range(1, tier + 1)
+    hooks = {MODULES[number][0]: _hooks(number) for number in tiers}
+    if tier >= 2:
+        hooks["changes"] = list(CHANGES)
     words = {
         "name": name,
         "title": name.capitalize(),
@@ -91,12 +104,15 @@ def files_of(name: str, geometry: Geometry, tier: int) -> dict[str, str]:
         "bits": str(geometry.bits),
         "page_value": f"0x{0x12345 << geometry.page_shift | 0b1111:X}",
         "table_value": f"0x{0x12345 << geometry.page_shift | 1:X}",
-        "imports": "\n".join(sorted(_import_of(package, n) for n in tiers)),
+        "imports": "\n".join(
+            _import_of(package, module, hooks[module]) for module in sorted(hooks)
+        ),
         "hooks": "\n".join(
             f'    "kvmarch_{hook}",'
-            for hook in sorted(hook for number in tiers for hook in _hooks(number))
+            for hook in sorted(hook for names in hooks.values() for hook in names)
         ),
         "files": "\n".join(_rows(package, tier)),
+        "scenarios": SCENARIOS if tier >= 2 else "",
     }
     wanted = {
         ".github/workflows/test.yml": "ci.yml",
@@ -112,8 +128,11 @@ def files_of(name: str, geometry: Geometry, tier: int) -> dict[str, str]:
         for number in tiers
     }
     if tier >= 2:
+        wanted[f"{package}/changes.py"] = "changes.py"
+        wanted[f"{package}/scenarios/{name}-maps-what-went.toml"] = "scenario.toml"
         wanted[f"{package}/table.py"] = "table.py"
         wanted["tests/test_operations.py"] = "test_operations.py"
+        wanted["tests/test_scenarios.py"] = "test_scenarios.py"
     if tier >= 4:
         wanted["tests/test_memslots.py"] = "test_memslots.py"
     folder = resources.files("kvmarch.kit") / "templates"
@@ -121,7 +140,7 @@ def files_of(name: str, geometry: Geometry, tier: int) -> dict[str, str]:
         path: Template((folder / f"{source}.in").read_text("utf-8")).substitute(words)
         for path, source in sorted(wanted.items())
     }
-    return {**texts, f"{package}/py.typed": ""}
+    return dict(sorted({**texts, f"{package}/py.typed": ""}.items()))
 
 
 def _version() -> str:
@@ -133,10 +152,10 @@ def _hooks(tier: int) -> list[str]:
     return [*TIERS[tier], *OPTIONAL.get(tier, ())]
 
 
-def _import_of(package: str, tier: int) -> str:
-    """Return the line that takes a tier's hooks in."""
-    names = ",\n".join(f"    kvmarch_{hook}" for hook in sorted(_hooks(tier)))
-    lines = f"from {package}.{MODULES[tier][0]} import (\n{names},\n)"
+def _import_of(package: str, module: str, hooks: Iterable[str]) -> str:
+    """Return the line that takes a module's hooks in."""
+    names = ",\n".join(f"    kvmarch_{hook}" for hook in sorted(hooks))
+    lines = f"from {package}.{module} import (\n{names},\n)"
     short = " ".join(line.strip() for line in lines.split("\n"))
     short = short.replace("( ", "").replace(", )", "")
     return short if len(short) <= 88 else lines
@@ -148,7 +167,9 @@ def _rows(package: str, tier: int) -> Iterable[str]:
         yield f"| `{package}/{module}.py` | {about} | {number} |"
     if tier >= 2:
         yield f"| `{package}/table.py` | where entries are | 2 |"
-    yield "| `tests/` | the contract suite of kvmarch, and worked values | |"
+        yield f"| `{package}/changes.py` | what kernels do differently | 2 |"
+        yield f"| `{package}/scenarios/` | races and bugs, as scenarios | 2 |"
+    yield "| `tests/` | kvmarch's contract, worked values, the scenarios | |"
 
 
 def write_arch(

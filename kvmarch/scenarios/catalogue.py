@@ -2,17 +2,18 @@
 
 __all__ = ["FOUND", "bug_names", "bugs_table", "measure", "recorded"]
 
-import json
 from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from kvmarch.errors import KvmarchError
 from kvmarch.plugins import Plugins
 from kvmarch.report.table import Column, Table
 from kvmarch.scenarios.cells import How
 from kvmarch.scenarios.compare import Choose
 from kvmarch.scenarios.file import find, library, load
+from kvmarch.scenarios.found import read_found
 from kvmarch.scenarios.outcome import Outcome
 from kvmarch.scenarios.parallel import results_of, works_of
 from kvmarch.scenarios.records import Bug, Scenario
@@ -65,14 +66,21 @@ def measure(outcomes: Iterable[Outcome]) -> dict[str, Any]:
     return {}
 
 
-def recorded(plugins: Plugins) -> dict[str, dict[str, Any]]:
-    """Return what is recorded beside the scenarios, the plugins' own included."""
+def recorded(
+    plugins: Plugins, complain: Callable[[str], None] = lambda _why: None
+) -> dict[str, dict[str, Any]]:
+    """Return what is recorded beside the scenarios, the plugins' own included.
+
+    :param complain: called with what is wrong with a file that cannot be used.
+    """
     own = resources.files("kvmarch.scenarios") / "bugs"
     found: dict[str, dict[str, Any]] = {}
     for folder in (*plugins.scenario_folders(), str(own)):
         file = Path(folder) / FOUND
-        if file.is_file():
-            found |= json.loads(file.read_text("utf-8"))
+        try:
+            found |= read_found(file) if file.is_file() else {}
+        except KvmarchError as error:
+            complain(str(error))
     return found
 
 
@@ -95,7 +103,8 @@ def bugs_table(
     :param names: the bugs; all if it is empty.
     """
     table = Table("Bugs that the search finds again", COLUMNS)
-    known = recorded(plugins)
+    known = recorded(plugins, table.notes.append)
+    table.status = 2 if table.notes else 0
     candidates: list[tuple[Scenario, Bug, dict[str, Any]]] = []
     unmerged: list[dict[str, Any]] = []
     chosen = tuple(names) or bug_names(plugins, choose)

@@ -134,8 +134,11 @@ def _met(meet: Any, *what: Any) -> Any:
 
 def _read(record: Found) -> dict[str, Any] | None:
     __tracebackhide__ = True
-    found: dict[str, Any] | None = _met(record.read)
-    return found
+    try:
+        return record.read()
+    except KvmarchError as error:
+        failure = f"{error}; {UPDATE} writes it anew"
+    pytest.fail(failure, pytrace=False)
 
 
 def _write(record: Found, rows: dict[str, Any], request: pytest.FixtureRequest) -> None:

@@ -80,6 +80,36 @@ def test_the_command_says_what_it_wrote_and_what_to_do_next(tmp_path):
     assert f"pip install -e '{folder}[test]'" in result.output
 
 
+@pytest.mark.parametrize("size", ["65536", "64K", "64k", "64KiB"])
+def test_a_page_size_may_be_written_short(tmp_path, size):
+    folder = tmp_path / "demo"
+    words = ["new-arch", "demo", "--page-size", size, "-o", str(folder)]
+    result = CliRunner().invoke(command_line(), words)
+
+    assert result.exit_code == 0, result.output
+    assert "PAGE_SHIFT = 16\n" in (folder / "kvmarch_demo/formats.py").read_text()
+
+
+@pytest.mark.parametrize("tier", [1, 2, 5])
+@pytest.mark.parametrize("name", ["demo", "loongarch64"])
+def test_a_linter_and_a_type_checker_find_nothing(written, name, tier):
+    demo = written(name=name, tier=tier)
+    pytest.importorskip("ruff")
+    pytest.importorskip("mypy")
+    # What the core's own configuration forgives is none of the distribution's.
+    demo.folder.joinpath("mypy.ini").write_text(
+        "[mypy]\nstrict = True\n[mypy-kvmarch.*]\nfollow_imports = silent\n", "utf-8"
+    )
+
+    for words in (
+        ("ruff", "check", "."),
+        ("ruff", "format", "--check", "."),
+        ("mypy", f"kvmarch_{name}"),
+    ):
+        ran = demo.run(*words)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
 # -- bad input ---------------------------------------------------------------------
 
 
@@ -93,8 +123,13 @@ def test_the_command_says_what_it_wrote_and_what_to_do_next(tmp_path):
         pytest.param(["x86"], "the name x86 is taken", id="taken"),
         pytest.param(
             ["demo", "--page-size", "5000"],
-            "--page-size 5000: there is 4096, 16384, 65536",
+            "--page-size 5000: there is 4K, 16K, 64K",
             id="page-size",
+        ),
+        pytest.param(
+            ["demo", "--page-size", "64X"],
+            "'64X': wanted bytes, such as 65536 or 64K",
+            id="no-size",
         ),
         pytest.param(
             ["demo", "--levels", "9"], "--levels 9: there is 2 to 5", id="levels"
