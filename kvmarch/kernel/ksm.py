@@ -6,18 +6,18 @@ Models mm/ksm.c; generic facts 2.15.
 __all__ = [
     "CHOICES",
     "ksm_scan",
+    "madvise_mergeable",
     "replace_page",
     "unmerge_ksm_pages",
     "write_protect_page",
 ]
 
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
 from kvmarch.changes import Choice
-from kvmarch.kernel.gup import (
-    handle_mm_fault,
-    ptep_clear_flush,
-    set_pte_at,
-    wp_page_copy,
-)
+from kvmarch.kernel.gup import ptep_clear_flush, set_pte_at, wp_page_copy
+from kvmarch.kernel.huge_memory import split_edges, split_huge
 from kvmarch.machine.host import (
     DIRTY,
     EXEC,
@@ -27,26 +27,7 @@ from kvmarch.machine.host import (
     YOUNG,
     Mm,
 )
-from kvmarch.machine.steps import op
-
-
-@op(name="get page")
-def _get_page(mm: Mm, vpn: int) -> int:
-    """Hold the page of a virtual page; -1 if KSM has no business with it."""
-    vma = mm.find_vma(vpn << mm.page_shift)
-    entry = mm.ptes.get(vpn, 0)
-    if vma is None or not vma.mergeable or not entry & PRESENT:
-        return -1
-    pfn = entry >> PFN_SHIFT
-    if mm.host.pages[pfn].kind not in {"anon", "ksm"}:
-        return -1
-    mm.host.get(pfn)
-    return pfn
-
-
-@op(name="put page")
-def _put_page(mm: Mm, pfn: int) -> None:
-    mm.host.put(pfn)
+from kvmarch.machine.steps import BLOCKED, op
 
 
 @op(name="read PTE")
@@ -131,84 +112,176 @@ async def replace_page(mm: Mm, vpn: int, expected: int, kpage: int) -> bool:
     return done
 
 
-@op(name="get KSM page")
-def _get_ksm_page(mm: Mm, pfn: int) -> bool:
-    """Hold a page of the stable tree; return whether it is still one."""
-    page = mm.host.pages[pfn]
-    if page.kind != "ksm" or page.freed:
-        return False
-    mm.host.get(pfn)
-    return True
-
-
-async def _make_ksm_page(mm: Mm, vpn: int) -> int:
-    """Make a KSM page of the page at hand; return its pfn, held, or -1.
-
-    :Kernel: try_to_merge_one_page() without a KSM page to merge into.
-    """
-    pfn = await _get_page(mm, vpn)
-    if pfn < 0:
-        return -1
-    protected = await write_protect_page(mm, vpn, pfn)
-    if not protected:
-        await _put_page(mm, pfn)
-        return -1
-    await _becomes_ksm(mm, pfn)
-    return pfn
-
-
-async def _merge_into(mm: Mm, vpn: int, kpage: int) -> bool:
-    """Merge one page into a KSM page that the caller holds.
-
-    :Kernel: try_to_merge_one_page().
-    """
-    pfn = await _get_page(mm, vpn)
-    if pfn < 0:
-        return False
-    merged = False
-    protected = await write_protect_page(mm, vpn, pfn)
-    if protected:
-        same = await _same_content(mm, pfn, kpage)
-        if same:
-            merged = await replace_page(mm, vpn, protected, kpage)
-    await _put_page(mm, pfn)
-    return merged
-
-
 @op(name="compare pages")
 def _same_content(mm: Mm, one: int, other: int) -> bool:
     pages = mm.host.pages
     return bool(pages[one].content == pages[other].content)
 
 
-@op(name="search stable and unstable tree")
-def _find_equal(mm: Mm, vpn: int, seen: tuple[int, ...]) -> tuple[str, int]:
-    """Look for a page of equal content: a KSM page, or one seen before in this scan.
+def _may_merge(mm: Mm, vpn: int) -> bool:
+    """Return whether KSM may still merge a page (find_mergeable_vma()).
 
-    :returns: ``stable`` and a pfn, ``unstable`` and a virtual page number, or
-        empty if there is none.
+    :Locking: mmap_lock, so that it stays so.
     """
-    pages = mm.host.pages
-    entry = mm.ptes.get(vpn, 0)
-    if not entry & PRESENT or pages[entry >> PFN_SHIFT].kind != "anon":
-        return "", 0
-    content = pages[entry >> PFN_SHIFT].content
-    for pfn in sorted({e >> PFN_SHIFT for e in mm.ptes.values()}):
-        if pages[pfn].kind == "ksm" and pages[pfn].content == content:
-            return "stable", pfn
-    for other in seen:
-        there = mm.ptes.get(other, 0)
-        if not there & PRESENT:
-            continue
-        page = pages[there >> PFN_SHIFT]
-        if page.kind == "anon" and page.content == content:
-            return "unstable", other
-    return "", 0
+    vma = mm.find_vma(vpn << mm.page_shift)
+    return vma is not None and vma.mergeable
 
 
-async def ksm_scan(mm: Mm, start: int, end: int) -> int:
-    """Scan a range once, as ksmd does when checksums have settled.
+async def _make_ksm_page(mm: Mm, vpn: int, pfn: int) -> bool:
+    """Make a KSM page of a page; return whether it is one.
 
+    :Kernel: try_to_merge_one_page() without a KSM page to merge into.
+    """
+    made = False
+    async with mm.mmap_lock.read():
+        if _may_merge(mm, vpn):
+            protected = await write_protect_page(mm, vpn, pfn)
+            if protected:
+                await _becomes_ksm(mm, pfn)
+                made = True
+    return made
+
+
+async def _merge_into(mm: Mm, vpn: int, pfn: int, kpage: int) -> bool:
+    """Merge a page into a KSM page; return whether it was given up.
+
+    :Kernel: try_to_merge_with_ksm_page(), try_to_merge_one_page().
+    """
+    merged = False
+    async with mm.mmap_lock.read():
+        if _may_merge(mm, vpn):
+            protected = await write_protect_page(mm, vpn, pfn)
+            if protected:
+                same = await _same_content(mm, pfn, kpage)
+                if same:
+                    merged = await replace_page(mm, vpn, protected, kpage)
+    return merged
+
+
+# -- the scan ----------------------------------------------------------------------
+
+searches_first = Choice(
+    "searches_first",
+    "whether KSM looks for the like of a page that has just changed among KSM pages",
+)
+searches_first.add(True)
+searches_first.add(False, "ksm-checksum-first")
+
+
+class _Place(NamedTuple):
+    """How far ksmd has come: full scan, number of the mm, virtual page number."""
+
+    scan: int
+    number: int
+    vpn: int
+
+
+class _Pair(NamedTuple):
+    """Two pages of equal content, each held by a reference.
+
+    :param pfn: the page at hand, which ``mm`` maps at the virtual page ``vpn``.
+    :param other: its like: a KSM page if ``other_mm`` is None, otherwise a page of
+        the unstable tree, which that mm maps at ``other_vpn``.
+    """
+
+    place: _Place
+    mm: Mm
+    vpn: int
+    pfn: int
+    other: int
+    other_mm: Mm | None = None
+    other_vpn: int = -1
+
+
+def _mergeable_pages(mms: tuple[Mm, ...]) -> Iterator[tuple[int, int, int]]:
+    """Yield what ksmd looks at, in its order: number of the mm, virtual page, pfn.
+
+    Simplified: it splits a huge page that has the like of one of its pages; here
+    huge pages are left alone.
+    """
+    for number, mm in enumerate(mms):
+        for vma in mm.vmas:
+            if vma.mergeable:
+                for vpn, entry, pages in mm.mapped(vma.start, vma.end):
+                    if pages == 1 and entry & PRESENT:
+                        yield number, vpn, entry >> PFN_SHIFT
+
+
+def _stable_tree(mms: tuple[Mm, ...]) -> dict[Any, int]:
+    """Return the KSM pages that are mapped, by content.
+
+    Simplified: one page per content takes any number of mappings, where the kernel
+    begins another after 256 (max_page_sharing).
+    """
+    pages = mms[0].host.pages
+    mapped = {
+        entry >> PFN_SHIFT
+        for mm in mms
+        for entry in mm.ptes.values()
+        if entry & PRESENT
+    }
+    found = sorted((pfn for pfn in mapped if pages[pfn].kind == "ksm"), reverse=True)
+    return {pages[pfn].content: pfn for pfn in found}
+
+
+@op(name="scan for equal pages")
+def _next_pair(first: Mm, after: _Place) -> Any:
+    """Go on from a place to the next page that has its like; hold both.
+
+    Simplified: all that lies between is looked at in one step. That loses nothing:
+    what is found is looked at again with the locks held.
+
+    :Kernel: scan_get_next_rmap_item(), stable_tree_search(),
+        unstable_tree_search_insert().
+    :returns: a :class:`_Pair`; None at the end of the last scan.
+    """
+    mms = first.family()
+    if any(mm.mmap_lock.writer is not None for mm in mms):
+        return BLOCKED
+    pages = first.host.pages
+    stable = _stable_tree(mms)
+    looked_at = [
+        (number, vpn, pfn)
+        for number, vpn, pfn in _mergeable_pages(mms)
+        if pages[pfn].kind == "anon"
+    ]
+    # Before v6.11 a page that is like a KSM page is merged when it is met first; what
+    # is like other new pages, when a second full scan finds it unchanged.
+    scans = ("stable", "both") if first.k.searches_first else ("both",)
+    for scan in range(after.scan, len(scans)):
+        unstable: dict[Any, tuple[int, int, int]] = {}
+        for number, vpn, pfn in looked_at:
+            place = _Place(scan, number, vpn)
+            content = pages[pfn].content
+            if place > after and content in stable:
+                pair = _Pair(place, mms[number], vpn, pfn, stable[content])
+            elif scans[scan] == "stable":
+                continue
+            elif content not in unstable:
+                unstable[content] = number, vpn, pfn
+                continue
+            elif place <= after or unstable[content][2] == pfn:
+                # After a fork both find the same page.
+                continue
+            else:
+                at, where, tree_page = unstable[content]
+                pair = _Pair(place, mms[number], vpn, pfn, tree_page, mms[at], where)
+            first.host.get(pair.pfn)
+            first.host.get(pair.other)
+            return pair
+    return None
+
+
+@op(name="put pages")
+def _put_pages(mm: Mm, one: int, other: int) -> None:
+    mm.host.put(one)
+    mm.host.put(other)
+
+
+async def ksm_scan(mm: Mm) -> int:
+    """Scan all mergeable memory of an mm and its children, until all is merged.
+
+    As ksmd does once it has seen that pages do not change: mm by mm, each by address.
     The page at hand is merged first and the page of the unstable tree after it, so
     that the later page becomes the KSM page (as the recordings show).
 
@@ -216,28 +289,62 @@ async def ksm_scan(mm: Mm, start: int, end: int) -> int:
     :returns: how many pages were given up.
     """
     merged = 0
-    seen: tuple[int, ...] = ()
+    after = _Place(0, 0, -1)
+    while True:
+        pair: _Pair | None = await _next_pair(mm, after)
+        if pair is None:
+            return merged
+        after = pair.place
+        if pair.other_mm is None:
+            done = await _merge_into(pair.mm, pair.vpn, pair.pfn, pair.other)
+            merged += done
+        else:
+            made = await _make_ksm_page(pair.mm, pair.vpn, pair.pfn)
+            if made:
+                done = await _merge_into(
+                    pair.other_mm, pair.other_vpn, pair.other, pair.pfn
+                )
+                merged += done
+                if not done:
+                    # break_cow(): a KSM page that only one PTE maps is undone.
+                    await _break_cow(pair.mm, pair.vpn)
+        await _put_pages(mm, pair.pfn, pair.other)
+
+
+async def _break_cow(mm: Mm, vpn: int) -> None:
     async with mm.mmap_lock.read():
-        for vpn in range(start >> mm.page_shift, end >> mm.page_shift):
-            where, found = await _find_equal(mm, vpn, seen)
-            if where == "stable":
-                held = await _get_ksm_page(mm, found)
-                if held:
-                    done = await _merge_into(mm, vpn, found)
-                    merged += done
-                    await _put_page(mm, found)
-            elif where == "unstable":
-                kpage = await _make_ksm_page(mm, vpn)
-                if kpage >= 0:
-                    done = await _merge_into(mm, found, kpage)
-                    merged += done
-                    await _put_page(mm, kpage)
-                    if not done:
-                        # break_cow(): a KSM page that only one PTE maps is undone.
-                        await handle_mm_fault(mm, vpn, True)
-            else:
-                seen = (*seen, vpn)
-    return merged
+        await unmerge_ksm_pages(mm, vpn << mm.page_shift, vpn + 1 << mm.page_shift)
+
+
+@op(name="MADV_MERGEABLE")
+def _make_mergeable(mm: Mm, start: int, end: int) -> Any:
+    """Change VMAs; return where that may split huge pages, see split_edges()."""
+    fresh = [
+        (max(start, vma.start), min(end, vma.end))
+        for vma in mm.vmas
+        if vma.start < end and start < vma.end and not vma.mergeable
+    ]
+    if not fresh:
+        return ()
+    if mm.mmap_lock.writer is not None or mm.mmap_lock.readers:
+        return BLOCKED
+    edges = tuple(hva for part in fresh for hva in split_edges(mm, *part))
+    mm.change_vmas(start, end, mergeable=True)
+    mm.merge_vmas(start, end)
+    return edges
+
+
+async def madvise_mergeable(mm: Mm, start: int, end: int) -> None:
+    """Let KSM merge a range of hvas.
+
+    Simplified: mmap_lock is taken, used and dropped in one step, and is not waited
+    for where nothing changes; harmless because nobody could look in between.
+
+    :Kernel: madvise_behavior(), ksm_madvise().
+    """
+    edges = await _make_mergeable(mm, start, end)
+    for hva in edges:
+        await split_huge(mm, hva)
 
 
 # -- pages that are not to be KSM's any more ---------------------------------------
@@ -277,4 +384,4 @@ async def unmerge_ksm_pages(mm: Mm, start: int, end: int) -> None:
         await wp_page_copy(mm, vpn, unshare=unshare)
 
 
-CHOICES = (unmerged_writable,)
+CHOICES = (searches_first, unmerged_writable)

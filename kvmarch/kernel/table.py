@@ -268,6 +268,12 @@ CHANGES: tuple[Change, ...] = (
         source="generic 2.5 (with 997308f9ae72, f7842747d13d)",
     ),
     Change(
+        "ksm-checksum-first",
+        "KSM looks for the like of a page only when the page has stopped changing",
+        (6, 11),
+        source="v6.1 and v6.12 seen in the lab; the release is from memory",
+    ),
+    Change(
         "mprotect-by-gib",
         "mprotect() tells notifiers once for each GiB that has page tables",
         (6, 12),

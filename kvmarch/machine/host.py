@@ -270,7 +270,7 @@ class Mm(Part):
         """Contents of pages that were swapped out, by virtual page number."""
         self.mm_users = 1
         self.forks = 0
-        """Children that were taken from those that were made in advance."""
+        """How many children there are, of those that were made in advance."""
         self._children: tuple[Mm, ...] = ()
         self.mmap_lock = Lock(world, MMAP_LOCK, f"{name} mmap_lock")
         self.ptl = Lock(world, PAGE_TABLE_LOCK, f"{name} ptl")
@@ -317,6 +317,10 @@ class Mm(Part):
             return self._child("")
         self.forks += 1
         return self._children[self.forks - 1]
+
+    def family(self) -> tuple["Mm", ...]:
+        """Return the address space and those of its children, oldest first."""
+        return (self, *self._children[: self.forks])
 
     def add_vma(self, vma: Vma) -> None:
         """Map a range in which nothing is mapped yet."""

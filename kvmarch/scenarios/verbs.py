@@ -186,25 +186,20 @@ _PAGES = {"memory": "name", "page": "?int", "pages": "?int"}
 @verb("The host writes a value to pages.", value="?int", **_PAGES)
 def touch(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     start, end = c.pages(args)
-    count = end - start >> c.page_shift
-    content = (
-        (args["value"],) * count
-        if "value" in args
-        else tuple(("touched", page) for page in range(count))
-    )
-    return mmap.touch_pages(c.machine.mm, start, content)
+    pages = range(start >> c.page_shift, end >> c.page_shift)
+    # What no scenario states is different for each page.
+    contents = tuple(args.get("value", ("touched", page)) for page in pages)
+    return mmap.touch_pages(c.machine.mm, start, contents)
 
 
-@verb("MADV_MERGEABLE, and KSM runs until equal pages are merged.", **_PAGES)
+@verb(
+    "MADV_MERGEABLE for pages; then KSM runs until all that is mergeable is merged, "
+    "be it by this step, by one before or by the memory's row, and in children, too.",
+    **_PAGES,
+)
 async def ksm_merge(c: Context, args: Mapping[str, Any]) -> int:
-    start, end = c.pages(args)
-    await _mergeable(c, start, end)
-    return await ksm.ksm_scan(c.machine.mm, start, end)
-
-
-@op(name="MADV_MERGEABLE")
-def _mergeable(c: Context, start: int, end: int) -> None:
-    c.machine.mm.change_vmas(start, end, mergeable=True)
+    await ksm.madvise_mergeable(c.machine.mm, *c.pages(args))
+    return await ksm.ksm_scan(c.machine.mm)
 
 
 @verb("MADV_DONTNEED.", **_PAGES)

@@ -235,7 +235,7 @@ def test_a_fault_waits_for_a_migration(one):
 def test_a_fault_waits_while_the_page_table_is_locked(one):
     content = [one.host.pages[one.pfn(page)] for page in (0, 1)]
     content[0].content = content[1].content = "equal"
-    merging = one.actor("ksm", ksm_scan(one.mm, one.at(0), one.at(2)))
+    merging = one.actor("ksm", ksm_scan(one.mm))
     merging.past("ptep_clear_flush")
     reading = one.actor("gup", get_user_page(one.mm, one.vpn(1), False))
 

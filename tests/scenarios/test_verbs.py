@@ -148,6 +148,25 @@ def test_mremap_moves_onto_a_memory(play):
     assert played.violations == []
 
 
+def test_ksm_merges_what_other_steps_made_mergeable(play):
+    lines = (
+        '"touch memory=ram page=4 pages=2 value=7", "ksm_merge memory=ram page=4", '
+        '"ksm_merge memory=ram page=0 pages=1", "touch memory=ram page=6 value=7", '
+        '"ksm_merge memory=ram page=0 pages=1"'
+    )
+    played = play(SCENARIO.format(lines=lines))
+
+    # Pages 4 and 5, then 0 as well, then 6 and 7; page 1 is not mergeable.
+    assert [played.results["vmm", step] for step in (2, 3, 5)] == [1, 1, 2]
+
+
+def test_pages_that_are_touched_without_a_value_are_all_different(play):
+    lines = '"touch memory=ram page=2 pages=3", "touch memory=ram page=4 pages=3", '
+    played = play(SCENARIO.format(lines=lines + '"ksm_merge memory=ram page=2"'))
+
+    assert played.results["vmm", 3] == 0
+
+
 def test_a_look_sees_four_pages_and_entries(play):
     lines = '"read gfn=1 stay=yes", "look name=x memory=ram gfn=0"'
     played = play(SCENARIO.format(lines=lines))
