@@ -82,6 +82,13 @@ _ROWS: tuple[tuple[str, str, tuple[int, int] | None, str, str], ...] = (
         "riscv 4; 5, bug 2",
     ),
     (
+        "no-premap",
+        "Map pages of devices in faults only, not when a memslot is made",
+        (6, 18),
+        "8c5fa3764fac",
+        "riscv 3.11; that a refusal unmapped before: recording of 6.12",
+    ),
+    (
         "initially-set",
         "Defer write-protection if the bitmap starts all set",
         (6, 19),

@@ -46,15 +46,8 @@ limit_is_inside.add(False)
 limit_is_inside.add(True, "riscv-gpa-limit-inclusive")
 
 
-def prepare_memory_region(
-    vm: Vm, old: Memslot | None, new: Memslot | None, change: str
-) -> int:
-    """Refuse a slot beyond the addresses, or a writable one of memory that is not.
-
-    :returns: 0, EFAULT or EPERM.
-    """
-    if new is None or change == "delete":
-        return 0
+@op(name="prepare memory region")
+def _refused(vm: Vm, new: Memslot) -> int:
     limit: int = vm.arch.gfns
     if new.end_gfn > limit or (new.end_gfn == limit and not vm.k.riscv_limit_is_inside):
         return errno.EFAULT
@@ -69,6 +62,33 @@ def prepare_memory_region(
 def _unmap_slot(vm: Vm, slot: Memslot) -> bool:
     pgd = vm.arch.pgd
     return pgd is not None and unmap_now(vm, pgd, slot.base_gfn, slot.end_gfn)
+
+
+refusal_unmaps = Choice(
+    "riscv_refusal_unmaps", "whether a slot of memory that is read-only is unmapped"
+)
+refusal_unmaps.add(True)
+refusal_unmaps.add(False, "riscv-no-premap")
+
+
+async def prepare_memory_region(
+    vm: Vm, old: Memslot | None, new: Memslot | None, change: str
+) -> int:
+    """Refuse a slot beyond the addresses, or a writable one of memory that is not.
+
+    To v6.17 pages of devices were mapped here, and a refusal took back what might have
+    been: everything in the range of the new slot.
+
+    :Kernel: kvm_arch_prepare_memory_region(), kvm_riscv_gstage_iounmap()
+    :returns: 0, EFAULT or EPERM.
+    """
+    if new is None or change == "delete":
+        return 0
+    why = await _refused(vm, new)
+    if why == errno.EPERM and change != "flags_only" and vm.k.riscv_refusal_unmaps:
+        async with vm.mmu_lock.write():
+            await _unmap_slot(vm, new)
+    return why
 
 
 async def flush_shadow_memslot(vm: Vm, slot: Memslot) -> None:
@@ -290,6 +310,7 @@ async def _wp_masked_and_split(
 
 CHOICES = (
     limit_is_inside,
+    refusal_unmaps,
     split_after_wp,
     initially_set_log,
     heeds_all_set,
