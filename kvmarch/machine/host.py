@@ -314,7 +314,7 @@ class Mm(Part):
     def new_child(self) -> "Mm":
         """Return the empty address space of a child."""
         if self.forks >= len(self._children):
-            return self._child("")
+            self._children = (*self._children, self._child(""))
         self.forks += 1
         return self._children[self.forks - 1]
 
