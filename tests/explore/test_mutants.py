@@ -1,5 +1,6 @@
 """A kernel with one step wrong: exploring a small scenario says which property goes."""
 
+import json
 from functools import cache
 
 import pytest
@@ -15,84 +16,41 @@ from kvmarch.scenarios.file import load
 from kvmarch.scenarios.program import ScenarioProgram
 from kvmarch.scenarios.properties import ALWAYS_ON
 
-ZAP = """
-setup = ["slot id=0 memory=ram gfn=0", "read gfn=1"]
-[vm]
-memory = [{ name = "ram", pages = 2 }]
-[[task]]
-name = "guest"
-steps = ["read gfn=0"]
-[[task]]
-name = "madvise"
-steps = ["dontneed memory=ram page=0"]
-"""
-MAPPED = ZAP.replace("read gfn=1", "read gfn=0")
-DELETE = """
-setup = ["slot id=0 memory=ram gfn=0", "read gfn=0"]
-[vm]
-memory = [{ name = "ram", pages = 1 }]
-[[task]]
-name = "guest"
-steps = ["read gfn=0"]
-[[task]]
-name = "vmm"
-steps = ["slot_delete id=0"]
-"""
-AGE = """
-setup = ["slot id=0 memory=ram gfn=0", "read gfn=0"]
-[vm]
-memory = [{ name = "ram", pages = 1 }]
-[[task]]
-name = "kswapd"
-steps = ["age memory=ram page=0 how=clear_young"]
-[[task]]
-name = "vmm"
-steps = ["slot_delete id=0"]
-"""
-CREATE = """
-setup = ["slot id=0 memory=ram gfn=0"]
-[vm]
-memory = [{ name = "ram", pages = 1 }, { name = "more", pages = 1 }]
-[[task]]
-name = "guest"
-steps = ["read gfn=4", "read gfn=4"]
-[[task]]
-name = "vmm"
-steps = ["slot id=1 memory=more gfn=4"]
-"""
-LOG = """
-setup = ["slot id=0 memory=ram gfn=0 flags=log_dirty", "write gfn=0"]
-[vm]
-memory = [{ name = "ram", pages = 1 }]
-[[task]]
-name = "guest"
-steps = ["write gfn=0"]
-[[task]]
-name = "vmm"
-steps = ["dirty_get id=0", "dirty_get id=0"]
-"""
-CHANGE = """
-setup = ["slot id=0 memory=ram gfn=0"]
-[vm]
-memory = [{ name = "ram", pages = 1 }]
-[[task]]
-name = "vmm"
-steps = ["slot_delete id=0"]
-[[task]]
-name = "madvise"
-steps = ["dontneed memory=ram page=0"]
-"""
-PROTECT = """
-setup = ["slot id=0 memory=ram gfn=0", "write gfn=0"]
-[vm]
-memory = [{ name = "ram", pages = 1 }]
-[[task]]
-name = "guest"
-steps = ["write gfn=0"]
-[[task]]
-name = "mprotect"
-steps = ["mprotect memory=ram page=0 prot=r"]
-"""
+
+def race(setup, memory='{ name = "ram", pages = 1 }', **tasks):
+    """Return the text of a scenario in which each task takes some steps."""
+    lines = [f"setup = {json.dumps(setup)}", "[vm]", f"memory = [{memory}]"]
+    for name, steps in tasks.items():
+        lines += ["[[task]]", f'name = "{name}"', f"steps = {json.dumps(steps)}"]
+    return "\n".join(lines)
+
+
+SLOT = "slot id=0 memory=ram gfn=0"
+LOGS = f"{SLOT} flags=log_dirty"
+READ, WRITE = "read gfn=0", "write gfn=0"
+THROW = "dontneed memory=ram page=0"
+TWO = '{ name = "ram", pages = 2 }'
+MORE = '{ name = "ram", pages = 1 }, { name = "more", pages = 1 }'
+
+ZAP = race([SLOT, "read gfn=1"], TWO, guest=[READ], madvise=[THROW])
+MAPPED = race([SLOT, READ], TWO, guest=[READ], madvise=[THROW])
+DELETE = race([SLOT, READ], guest=[READ], vmm=["slot_delete id=0"])
+AGE = race(
+    [SLOT, READ],
+    kswapd=["age memory=ram page=0 how=clear_young"],
+    vmm=["slot_delete id=0"],
+)
+CREATE = race(
+    [SLOT],
+    MORE,
+    guest=["read gfn=4", "read gfn=4"],
+    vmm=["slot id=1 memory=more gfn=4"],
+)
+LOG = race([LOGS, WRITE], guest=[WRITE], vmm=["dirty_get id=0", "dirty_get id=0"])
+CHANGE = race([SLOT], vmm=["slot_delete id=0"], madvise=[THROW])
+PROTECT = race(
+    [SLOT, WRITE], guest=[WRITE], mprotect=["mprotect memory=ram page=0 prot=r"]
+)
 
 
 async def nothing(*_args):
