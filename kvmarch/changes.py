@@ -14,6 +14,7 @@ __all__ = [
     "Variant",
     "assemble",
     "find_release",
+    "find_releases",
 ]
 
 import inspect
@@ -59,12 +60,18 @@ COMPARED: tuple[Release, ...] = (
 """The releases at which behaviour is known to differ and that comparisons show."""
 
 
+_RELEASE = re.compile(r"v?(\d+)\.(\d+)(?:\.\d+)*(?:[-+~_]\S*)?")
+"""A mainline release, a stable one, or a distribution's with something behind it."""
+SPAN = ".."
+"""Between the first and the last of a row of releases."""
+
+
 def find_release(name: str) -> Release:
     """Return the release with this name: ``v6.1``, ``6.1`` or ``6.1.170``.
 
     :raises UnknownNameError: there is no such mainline release here.
     """
-    match = re.match(r"v?(\d+)\.(\d+)(?:\D|$)", name)
+    match = _RELEASE.fullmatch(name)
     release = (int(match[1]), int(match[2])) if match else None
     if release not in RELEASES:
         first, last = show_release(RELEASES[0]), show_release(RELEASES[-1])
@@ -74,6 +81,22 @@ def find_release(name: str) -> Release:
             [f"every mainline release from {first} to {last}"],
         )
     return release
+
+
+def find_releases(name: str) -> list[Release]:
+    """Return the releases that are meant by one or by a span such as ``v5.4..v6.1``.
+
+    :raises UnknownNameError: there is no such mainline release here.
+    :raises KernelError: the span runs backwards.
+    """
+    first, dots, last = name.partition(SPAN)
+    if not dots:
+        return [find_release(name)]
+    begin = find_release(first) if first else RELEASES[0]
+    end = find_release(last) if last else RELEASES[-1]
+    if end < begin:
+        raise KernelError(f"{name}: {first} is later than {last}")
+    return [release for release in RELEASES if begin <= release <= end]
 
 
 def show_release(release: Release) -> str:

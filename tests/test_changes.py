@@ -11,6 +11,7 @@ from kvmarch.changes import (
     as_step,
     assemble,
     find_release,
+    find_releases,
     show_release,
 )
 from kvmarch.errors import KernelError, KvmarchError, UnknownNameError
@@ -36,6 +37,8 @@ ROWS = (
         ("v3.16", (3, 16)),
         ("7.2", (7, 2)),
         ("v6.1-rc3", (6, 1)),
+        ("6.12.96+deb13-arm64", (6, 12)),
+        ("6.1.0_own", (6, 1)),
     ],
 )
 def test_a_release_is_found(text, release):
@@ -44,16 +47,40 @@ def test_a_release_is_found(text, release):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "6", "v6", "v6.99", "v3.15", "v7.3", "2.6.32", "six", "v6.1x.2", "v-6.1"],
+    [
+        *("", "6", "v6", "v6.99", "v3.15", "v7.3", "2.6.32", "six", "v6.1x.2", "v-6.1"),
+        *("v5.4..v6.1", "v6.1,v6.2", "v6.1.", "v6.1 v6.2"),
+    ],
 )
 def test_a_release_that_is_not_here(text):
-    if text == "v6.1x.2":
-        assert find_release(text) == (6, 1)
-        return
     with pytest.raises(
         UnknownNameError, match=r"every mainline release from v3\.16 to"
     ):
         find_release(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "last", "count"),
+    [
+        ("v6.1", (6, 1), (6, 1), 1),
+        ("v5.19..v6.1", (5, 19), (6, 1), 3),
+        ("6.1..6.1", (6, 1), (6, 1), 1),
+        ("..v3.17", (3, 16), (3, 17), 2),
+        ("v7.1..", (7, 1), (7, 2), 2),
+        ("..", (3, 16), (7, 2), len(RELEASES)),
+    ],
+)
+def test_a_span_of_releases(text, first, last, count):
+    found = find_releases(text)
+
+    assert (found[0], found[-1], len(found)) == (first, last, count)
+
+
+def test_a_span_that_runs_backwards():
+    with pytest.raises(KernelError, match=r"v6\.2\.\.v6\.1: v6\.2 is later than v6\.1"):
+        find_releases("v6.2..v6.1")
+    with pytest.raises(UnknownNameError, match=r"unknown release 'v6\.1\.v6\.2'"):
+        find_releases("v6.1.v6.2")
 
 
 def test_releases_are_in_order_without_a_gap():

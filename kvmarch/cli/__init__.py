@@ -2,12 +2,16 @@
 
 __all__ = ["command_line", "main"]
 
+import errno
 import os
 import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import click
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
+"""What may be wrong with a file that standard output goes to."""
 
 
 def command_line() -> "click.Group":
@@ -32,4 +36,12 @@ def main() -> None:
         status = 2
     except click.Abort:
         status = 130
+    except OSError as error:
+        # Commands say themselves which of their files cannot be read or written.
+        if error.errno not in _FULL:
+            raise
+        click.echo(f"kvmarch: standard output: {error.strerror}", err=True)
+        # What could not be written is not tried once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 2
     sys.exit(status if isinstance(status, int) else 0)

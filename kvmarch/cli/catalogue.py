@@ -8,27 +8,43 @@ import click
 
 from kvmarch.cli.commands import choose_of, load_plugins, print_table
 from kvmarch.cli.shared import arch_option, jobs_option, output_options
-from kvmarch.cli.values import POST
+from kvmarch.cli.values import BUG, POST
+from kvmarch.errors import UnknownNameError
 
 
 @click.command()
+@click.argument("ids", metavar="[ID...]", type=BUG, nargs=-1)
 @click.option("--check", is_flag=True, help="Search every kernel; 1 if one differs.")
 @jobs_option
 @arch_option
 @output_options
 def bugs(
-    check: bool, jobs: int, arch: tuple[str, ...], style: str, output: str | None
+    ids: tuple[str, ...],
+    check: bool,
+    jobs: int,
+    arch: tuple[str, ...],
+    style: str,
+    output: str | None,
 ) -> None:
-    """List historical bugs and candidates, with the schedule that shows each."""
-    from kvmarch.scenarios.catalogue import bugs_table
+    """List historical bugs and candidates, with the schedule that shows each.
+
+    All of them, those of some architectures, or some by their ids.
+    """
+    from kvmarch.scenarios.catalogue import bug_names, bugs_table
 
     def progress(name: str) -> None:
         if sys.stderr.isatty():
             click.echo(f"\r\033[K{name}", err=True, nl=False)
 
     choose = choose_of(arch, (), (), (), ())
+    plugins = load_plugins()
+    if ids:
+        known = bug_names(plugins, choose)
+        for name in ids:
+            if name not in known:
+                raise UnknownNameError("bug", name, known)
     table = bugs_table(
-        load_plugins(), choose, check=check, jobs=jobs, progress=progress
+        plugins, choose, check=check, jobs=jobs, progress=progress, names=ids
     )
     progress("")
     print_table(table, style, output)

@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 import click
 
 from kvmarch.cli.values import ARCH, CHANGE, FILE, RELEASE, SETTING
-from kvmarch.errors import KvmarchError
+from kvmarch.errors import KvmarchError, UnknownNameError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,6 +39,20 @@ REFUSED = "kvmarch.refused"
 
 class Group(click.Group):
     """A group whose commands turn an error into one line and exit status 2."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command; for an unknown one, say which have a similar name.
+
+        :raises UnknownNameError: there is none.
+        """
+        name = args[0]
+        # A shell that completes asks with what is typed so far.
+        asks = ctx.resilient_parsing or name.startswith("-")
+        if not asks and self.get_command(ctx, name) is None:
+            raise UnknownNameError("command", name, self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a user's error is printed without a traceback."""
@@ -180,7 +194,8 @@ def choose_options(function: F) -> F:
             type=RELEASE,
             multiple=True,
             metavar="RELEASE",
-            help="Release such as v6.1; several may be given, also with commas.",
+            help="Release such as v6.1, or v5.4..v6.1; several may be given, also with "
+            "commas.",
         ),
         change_options,
     )

@@ -7,6 +7,7 @@ value here, and whatever fails (a plugin, a file) offers nothing and says nothin
 
 __all__ = [
     "ARCH",
+    "BUG",
     "CHANGE",
     "FILE",
     "FOLDER",
@@ -197,6 +198,15 @@ def _schedules(ctx: click.Context) -> Iterator[Offer]:
             yield found["schedule"], f"loses {found['property']}"
 
 
+def _bugs(ctx: click.Context) -> Iterator[Offer]:
+    from kvmarch.plugins import load
+    from kvmarch.scenarios.catalogue import recorded
+
+    # Something is recorded of each; to read every scenario takes three times as long.
+    for name, found in recorded(load()).items():
+        yield name, f"loses {found['property']}" if found else ""
+
+
 def _posts(ctx: click.Context) -> Iterator[Offer]:
     from kvmarch.scenarios.posts import POSTS
 
@@ -231,6 +241,7 @@ CHANGE = Value("change", _changes, several=True)
 SETTING = Value("setting", _settings)
 PROPERTY = Value("property", _properties)
 SCHEDULE = Value("schedule", _schedules)
+BUG = Value("id", _bugs)
 POST = Value("number", _posts, base=click.INT)
 RECORDING = Value("recording", _recordings, files=".json")
 IMAGE = Value("image", _images, files="")

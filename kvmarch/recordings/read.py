@@ -1,6 +1,15 @@
 """Read recordings: JSON files of what a real kernel did, stage by stage."""
 
-__all__ = ["LeafTable", "Look", "Recording", "Stage", "Survey", "load", "shipped"]
+__all__ = [
+    "LeafTable",
+    "Look",
+    "Recording",
+    "Stage",
+    "Survey",
+    "find",
+    "load",
+    "shipped",
+]
 
 import json
 from collections.abc import Iterator, Mapping
@@ -9,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from kvmarch.errors import RecordingError
+from kvmarch.errors import RecordingError, UnknownNameError
 from kvmarch.scenarios.file import scenario_of
 from kvmarch.scenarios.records import Scenario
 
@@ -103,6 +112,21 @@ def shipped(folders: tuple[str, ...] = (), *, everything: bool = False) -> list[
         places += [place / "lab" for place in places]
     found = [path for place in places for path in place.glob("*.json")]
     return sorted(found, key=lambda path: path.name)
+
+
+def find(name: str, folders: tuple[str, ...] = ()) -> Path:
+    """Return the file of a recording: a path, or the name of a shipped one.
+
+    :param folders: more folders with recordings, those of plugins.
+    :raises UnknownNameError: there is none.
+    """
+    path = Path(name)
+    if name.endswith(".json") or "/" in name or path.exists():
+        return path
+    known = {path.stem: path for path in shipped(folders, everything=True)}
+    if name not in known:
+        raise UnknownNameError("recording", name, sorted(known))
+    return known[name]
 
 
 def load(path: Path) -> Recording:

@@ -5,11 +5,10 @@ __all__ = ["conform_table"]
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from kvmarch.plugins import Plugins
 from kvmarch.recordings.conform import conform
-from kvmarch.recordings.read import load, shipped
+from kvmarch.recordings.read import find, load, shipped
 from kvmarch.recordings.stages import Finding
 from kvmarch.report.table import Column, Table
 from kvmarch.scenarios.compare import Choose
@@ -27,8 +26,8 @@ def conform_table(
 ) -> Table:
     """Compare recordings with the model.
 
-    :param paths: files; all recordings of the package and of plugins if there
-        are none.
+    :param paths: files, or names of recordings that are shipped; all recordings of
+        the package and of plugins if there are none.
     :param everything: list also what agrees.
     :param lab: without files, compare the lab's recordings that are shipped, too.
     :returns: one row per thing that was compared or could not be; notes count them.
@@ -37,9 +36,9 @@ def conform_table(
     findings: list[Finding] = []
     notes: list[str] = []
     kernels: dict[str, str] = {}
-    for path in [Path(p) for p in paths] or shipped(
-        plugins.recording_folders(), everything=lab
-    ):
+    folders = plugins.recording_folders()
+    given = [find(name, folders) for name in paths]
+    for path in given or shipped(folders, everything=lab):
         recording = load(path)
         found = conform(
             recording,

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kvmarch.blame import blaming
-from kvmarch.changes import COMPARED, Release, find_release, show_release
+from kvmarch.changes import (
+    COMPARED,
+    RELEASES,
+    Release,
+    find_release,
+    find_releases,
+    show_release,
+)
 from kvmarch.errors import (
     KernelError,
     KvmarchError,
@@ -27,7 +34,8 @@ from kvmarch.scenarios.records import Expect, Scenario
 class Choose:
     """What a command was asked to look at: the shared options.
 
-    Empty ``arch`` means every architecture; empty ``kernel`` the usual releases.
+    Empty ``arch`` means every architecture; empty ``kernel`` the usual releases. A
+    kernel may be a span of releases such as ``v5.4..v6.1``.
     """
 
     arch: tuple[str, ...] = ()
@@ -50,8 +58,26 @@ class Choose:
     def releases(self, usual: Iterable[Release] = COMPARED) -> list[Release]:
         """Return the releases that are meant."""
         if self.kernel:
-            return [find_release(name) for name in self.kernel]
+            found = [each for name in self.kernel for each in find_releases(name)]
+            return list(dict.fromkeys(found))
         return list(usual)
+
+    def one(
+        self, plugins: Plugins, what: str, *, any_arch: bool = False
+    ) -> tuple[Loaded, Release]:
+        """Return the architecture and the release that are meant, one of each.
+
+        Without a choice the newest release is meant.
+
+        :param what: what is of one only, for the message: ``a run is``.
+        :param any_arch: without a choice the first architecture is meant.
+        :raises KvmarchError: there are several, or no architecture is given.
+        """
+        releases = self.releases((RELEASES[-1],))
+        several = len(self.arch) > 1 or len(releases) > 1
+        if several or not (self.arch or any_arch):
+            raise KvmarchError(f"{what} of one architecture and one release")
+        return self.architectures(plugins)[0], releases[0]
 
     def changes_for(self, arch: Loaded, plugins: Plugins) -> Mapping[str, list[str]]:
         """Return the changes to add and take away that concern an architecture.

@@ -7,7 +7,7 @@ from typing import Any
 
 from kvmarch.arch import EntryKind
 from kvmarch.blame import blaming
-from kvmarch.changes import RELEASES, Kernel, show_release
+from kvmarch.changes import Kernel, show_release
 from kvmarch.errors import EntryError, KernelError
 from kvmarch.plugins import Plugins, link
 from kvmarch.report.table import Column, Table
@@ -15,8 +15,7 @@ from kvmarch.scenarios.compare import Choose
 
 
 def _kernel(plugins: Plugins, choose: Choose) -> tuple[Kernel, dict[str, Any]]:
-    (arch,) = choose.architectures(plugins)
-    (release,) = choose.releases((RELEASES[-1],))
+    arch, release = choose.one(plugins, "entries are")
     k = link(arch, release, **choose.changes_for(arch, plugins))
     return k, arch.info.settle(release, choose.options_for(arch, plugins))
 
@@ -30,7 +29,7 @@ def _blaming(
     plugins: Plugins, choose: Choose, make: Callable[[Plugins], Table]
 ) -> Table:
     """Make a table of one architecture; an error of its code is one line."""
-    (arch,) = choose.architectures(plugins)
+    arch, _release = choose.one(plugins, "entries are")
     with blaming(arch, lambda again: make(Plugins([again], []))):
         return make(plugins)
 

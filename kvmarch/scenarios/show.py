@@ -5,7 +5,7 @@ __all__ = ["run_table"]
 from typing import Any
 
 from kvmarch.blame import blaming
-from kvmarch.changes import RELEASES, show_release
+from kvmarch.changes import show_release
 from kvmarch.machine.world import Event
 from kvmarch.plugins import Loaded, Plugins, link
 from kvmarch.report.table import Column, Table
@@ -30,8 +30,7 @@ def run_table(
 
     :param each_step: show every atomic step.
     """
-    arch = choose.architectures(plugins)[0]
-    release = choose.releases((RELEASES[-1],))[0]
+    arch, release = choose.one(plugins, "a run is", any_arch=True)
     options = arch.info.settle(release, choose.options_for(arch, plugins))
     changes = choose.changes_for(arch, plugins)
 

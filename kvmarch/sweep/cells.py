@@ -9,16 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from kvmarch.changes import RELEASES, find_release, show_release
 from kvmarch.errors import KernelError, SweepError, UnknownNameError
 from kvmarch.plugins import Plugins, all_changes, link
 from kvmarch.scenarios.cells import Cell, How, expected_at
 from kvmarch.scenarios.compare import Choose
 from kvmarch.scenarios.parallel import Work, works_of
 from kvmarch.scenarios.records import Scenario
-
-SPAN = ".."
-"""Between the first and the last of a row of releases."""
 
 NO_MODEL = {"cli", "recordings", "report", "sweep"}
 """Parts of kvmarch on which no verdict depends."""
@@ -46,7 +42,6 @@ def plan_of(
 ) -> Plan:
     """Return the cells of scenarios x architectures x releases x changes.
 
-    :param choose: as elsewhere; a kernel may also be a span such as ``v5.4..v6.1``.
     :param toggled: changes; every cell is there also with each of them the other way
         round: taken away where the kernel has it, added where not.
     :raises SweepError: there is no cell at all, or two have one name.
@@ -56,12 +51,9 @@ def plan_of(
     for name in (*toggled, *choose.plus, *choose.minus):
         if name not in known:
             raise UnknownNameError("change", name, sorted(known))
-    chosen = replace(
-        choose, kernel=tuple(name for text in choose.kernel for name in _span(text))
-    )
     works: dict[str, Work] = {}
     of: dict[str, Scenario] = {}
-    for work in works_of(scenarios, plugins, chosen, how):
+    for work in works_of(scenarios, plugins, choose, how):
         if of.setdefault(work.scenario.name, work.scenario) is not work.scenario:
             raise SweepError(f"two scenarios are named {work.scenario.name}")
         if work.release >= plugins.get(work.arch).info.first:
@@ -77,18 +69,6 @@ def plan_of(
         "the cells": _digest("\n".join(works)),
     }
     return Plan(tuple(works.values()), tuple(works), definition)
-
-
-def _span(text: str) -> Iterable[str]:
-    """Return the releases that are meant by one or by a span of them."""
-    first, dots, last = text.partition(SPAN)
-    if not dots:
-        return (text,)
-    begin = find_release(first) if first else RELEASES[0]
-    end = find_release(last) if last else RELEASES[-1]
-    if end < begin:
-        raise SweepError(f"--kernel {text}: {first} is later than {last}")
-    return [show_release(release) for release in RELEASES if begin <= release <= end]
 
 
 def _others(work: Work, toggled: Iterable[str], plugins: Plugins) -> Iterator[Work]:

@@ -5,7 +5,7 @@ __all__ = ["Machine", "Named", "Names", "machine_of"]
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kvmarch.changes import RELEASES, Kernel, show_release
+from kvmarch.changes import Kernel, show_release
 from kvmarch.errors import WalkError
 from kvmarch.format.bits import EntryFormat
 from kvmarch.format.walk import WalkLayout, WalkRule
@@ -35,13 +35,10 @@ class Machine(NamedTuple):
 def machine_of(plugins: Plugins, choose: Choose) -> Machine:
     """Return the machine that a command's options choose; the newest release is usual.
 
+    :raises KvmarchError: several are chosen.
     :raises WalkError: its MMU keeps no tree, or the plugin does not say how it is.
     """
-    architectures, releases = choose.arch, choose.kernel
-    if len(architectures) != 1 or len(releases) > 1:
-        raise WalkError("tables are of one architecture and at most one release")
-    (arch,) = choose.architectures(plugins)
-    (release,) = choose.releases((RELEASES[-1],))
+    arch, release = choose.one(plugins, "tables are")
     k = link(arch, release, **choose.changes_for(arch, plugins))
     options = arch.info.settle(release, choose.options_for(arch, plugins))
     if "walk" not in arch.operations:

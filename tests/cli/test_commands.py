@@ -1,5 +1,6 @@
 """The commands: what they print, and one line for every bad input."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -61,6 +62,13 @@ def test_compare_without_a_scenario_lists_what_can_be_compared(kvmarch):
     assert result.exit_code == 0
     assert "change_pte" in result.stdout
     assert "kvmarch compare change_pte" in result.stdout
+
+
+def test_compare_takes_a_span_of_releases(kvmarch, own):
+    result = kvmarch("compare", own(), "-k", "v6.1..v6.3", "--format", "csv")
+
+    kernels = [row["kernel"] for row in csv.DictReader(result.stdout.splitlines())]
+    assert kernels == ["v6.1", "v6.2", "v6.3"]
 
 
 def test_run(kvmarch, own):
@@ -215,6 +223,38 @@ REFUSED = [
     ),
     pytest.param(
         ("run", "tour", "-k", "v6.99"), "unknown release 'v6.99'", id="release-run"
+    ),
+    pytest.param(
+        ("compare", "change_pte", "-k", "v6.2..v6.1"),
+        "v6.2..v6.1: v6.2 is later than v6.1",
+        id="span",
+    ),
+    pytest.param(
+        ("formats", "toy", "-k", "v6.1,v6.2"),
+        "entries are of one architecture and one release",
+        id="several-formats",
+    ),
+    pytest.param(
+        ("formats", "toy,toy"), "entries are of one architecture", id="archs-formats"
+    ),
+    pytest.param(
+        ("formats", ""), "entries are of one architecture", id="no-arch-formats"
+    ),
+    pytest.param(
+        ("run", "tour", "-k", "v6.1..v6.2"),
+        "a run is of one architecture and one release",
+        id="several-run",
+    ),
+    pytest.param(("run", "tour", "-a", "toy,x86"), "a run is of one", id="archs-run"),
+    pytest.param(("compar",), "unknown command 'compar'; there is bugs,", id="command"),
+    pytest.param(
+        ("lab", "fecth"), "unknown command 'fecth'; there is fetch,", id="command-lab"
+    ),
+    pytest.param(("bugs", "tour"), "unknown bug 'tour'; there is ", id="bug"),
+    pytest.param(
+        ("conform", "arm64-6.2"),
+        "unknown recording 'arm64-6.2'; there is arm64-6.1,",
+        id="recording-name",
     ),
     pytest.param(
         ("kernels", "--diff", "v6.1", "x"), "unknown release 'x'", id="release-diff"

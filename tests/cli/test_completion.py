@@ -47,6 +47,7 @@ def offered(*words):
         (("run", "tour", "--set", "mmu=td"), ["mmu=tdp"]),
         (("run", "tour", "-a", "arm64", "--set", "mmu="), ["mmu=stage2"]),
         (("posts", "3"), ["3"]),
+        (("bugs", "gpc-h"), ["gpc-h1"]),
         (("compare", "tour", "--format", "m"), ["markdown"]),
         (("explain", "gpc-h1", "--property", "lo"), ["lost-dirty", "locks"]),
         (("explain", "clear-log-tail", "--property", "nev"), ["never-clean"]),

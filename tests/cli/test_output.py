@@ -97,6 +97,26 @@ def test_a_reader_that_goes_away_is_no_error():
 # -- options -----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "args", [(), ("scenarios",), ("--help",), ("completion", "zsh"), ("lab",)]
+)
+def test_a_standard_output_that_is_full_is_one_line(args):
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("there is no /dev/full")
+    with full.open("w") as device:
+        done = subprocess.run(
+            [sys.executable, "-m", "kvmarch", *args],
+            check=False,
+            stdout=device,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    said = "kvmarch: standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, said)
+
+
 def test_words_may_be_given_several_times_or_with_commas():
     assert words(("a,b", "c", "d,")) == ("a", "b", "c", "d")
 

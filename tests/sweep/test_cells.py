@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from kvmarch.errors import SweepError, UnknownNameError
+from kvmarch.errors import KernelError, SweepError, UnknownNameError
 from kvmarch.explore.search import Bounds
 from kvmarch.plugins import Plugins
 from kvmarch.scenarios.cells import How
@@ -63,13 +63,13 @@ def test_nothing_is_explored_before_an_architecture_is_there(toys, toy, race):
 @pytest.mark.parametrize(
     ("kernel", "toggled", "why"),
     [
-        ("v6.3..v6.1", (), "--kernel v6.3..v6.1: v6.3 is later than v6.1"),
+        ("v6.3..v6.1", (), "v6.3..v6.1: v6.3 is later than v6.1"),
         ("v6.3..v9.1", (), "unknown release 'v9.1'"),
         ("v6.1", ("no-such",), "unknown change 'no-such'"),
     ],
 )
 def test_what_is_refused(plan, kernel, toggled, why):
-    with pytest.raises((SweepError, UnknownNameError), match=why):
+    with pytest.raises((KernelError, SweepError, UnknownNameError), match=why):
         plan(kernel, toggled=toggled)
 
 
