@@ -109,9 +109,17 @@ def diff_table(plugins: Plugins, choose: Choose, old: str, new: str) -> Table:
             )
             continue
         one, other = link(arch, before), link(arch, after)
-        own = {choice.name for choice in arch.choices}
+        core = {choice.name: choice for choice in CHOICES}
+        own = {
+            choice.name: core[choice.name].joined(choice)
+            if choice.name in core
+            else choice
+            for choice in arch.choices
+        }
         differing = one.applied ^ other.applied
-        groups: list[tuple[str, tuple[Choice, ...]]] = [(arch.name, arch.choices)]
+        groups: list[tuple[str, tuple[Choice, ...]]] = [
+            (arch.name, tuple(own.values()))
+        ]
         if not generic_done:
             generic = tuple(c for c in CHOICES if c.name not in own)
             groups.insert(0, ("all", generic))
