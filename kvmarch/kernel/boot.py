@@ -46,22 +46,21 @@ class Machine:
 
         :Kernel: kvm_create_vm().
         """
-        name = "vm" if not self.vms else f"vm{len(self.vms)}"
         vm = Vm(
             self.world,
             self.k,
             self.mm,
             options,
-            name=name,
+            number=len(self.vms),
             address_spaces=self.k.arch_info.address_spaces,
             dense=dense,
         )
         for number in range(vcpus):
             Vcpu(vm, number)
         self.vms.append(vm)
-        self.world.add(name, vm)
-        subscription = Subscription(name, vm)
-        self.subscriptions[name] = subscription
+        self.world.add(vm.name, vm)
+        subscription = Subscription(vm.name, vm)
+        self.subscriptions[vm.name] = subscription
         if self.k.mmu_notifier:
             registers = mmu_notifier_register(self.mm, subscription)
             run_path(self.world, registers, "create")

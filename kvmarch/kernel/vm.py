@@ -26,6 +26,9 @@ GPC_LOCK = LockClass("gpc_lock", rank=72)
 MMU_SPINLOCK = LockClass("mmu_lock", rank=80)
 MMU_RWLOCK = LockClass("mmu_lock", rank=80, shared=True)
 
+TABLES, TABLES_SHIFT = 1 << 28, 36
+"""Where the tables of the first VM lie, in bytes, and how far from there, as a power of
+two, those of the next one."""
 OUTSIDE, IN_GUEST, READING = "outside", "in_guest", "reading"
 """vcpu->mode: OUTSIDE_GUEST_MODE, IN_GUEST_MODE, READING_SHADOW_PAGE_TABLES."""
 
@@ -35,6 +38,7 @@ class Vm(Part):
 
     :param k: the kernel, assembled.
     :param options: the machine's options, complete.
+    :param number: of the VM in its process.
     :param dense: keep page tables as arrays, for guests of many pages.
     """
 
@@ -76,7 +80,7 @@ class Vm(Part):
         mm: Mm,
         options: Mapping[str, Any],
         *,
-        name: str = "vm",
+        number: int = 0,
         address_spaces: int = 1,
         dense: bool = False,
     ) -> None:
@@ -85,7 +89,8 @@ class Vm(Part):
         self.mm = mm
         self.host: HostMemory = mm.host
         self.options = dict(options)
-        self.name = name
+        self.number = number
+        self.name = f"vm{number}" if number else "vm"
         self.page_shift = mm.page_shift
         self.mmu_invalidate_seq = 0
         self.mmu_invalidate_in_progress = 0
@@ -115,18 +120,20 @@ class Vm(Part):
         """By bitmap, the pages written and not reported yet: for checks only."""
         self.next_key = 1
         self.ledger = Ledger(world)
-        self.lock = Lock(world, KVM_LOCK)
-        self.slots_lock = Lock(world, SLOTS_LOCK)
-        self.slots_arch_lock = Lock(world, SLOTS_ARCH_LOCK)
-        self.mn_invalidate_lock = Lock(world, MN_INVALIDATE_LOCK)
-        self.gpc_lock = Lock(world, GPC_LOCK)
+        self.lock = self._lock(KVM_LOCK)
+        self.slots_lock = self._lock(SLOTS_LOCK)
+        self.slots_arch_lock = self._lock(SLOTS_ARCH_LOCK)
+        self.mn_invalidate_lock = self._lock(MN_INVALIDATE_LOCK)
+        self.gpc_lock = self._lock(GPC_LOCK)
         kind = MMU_RWLOCK if k.mmu_lock_kind == "rwlock" else MMU_SPINLOCK
-        self.mmu_lock = Lock(world, kind, ledger=self.ledger)
-        self.srcu = Srcu(world, "kvm->srcu", guards_memslots=True)
-        self.irq_srcu = Srcu(world, "kvm->irq_srcu")
-        self.rcu = Rcu(world)
+        self.mmu_lock = self._lock(kind, ledger=self.ledger)
+        self.srcu = Srcu(world, self.own("kvm->srcu"), guards_memslots=True)
+        self.irq_srcu = Srcu(world, self.own("kvm->irq_srcu"))
+        self.rcu = Rcu(world, self.own("rcu"))
         self.tables = TablePool(
-            dense=dense, misuse=lambda why: world.violate("table-memory", why)
+            dense=dense,
+            base=TABLES + (number << TABLES_SHIFT),
+            misuse=lambda why: world.violate("table-memory", why),
         )
         self.vcpus: list[Vcpu] = []
         self.gpc_list: list[Any] = []
@@ -140,6 +147,13 @@ class Vm(Part):
         up while it has what is wanted allocates nothing.
         """
         return bool(self.host.environment.no_tables)
+
+    def _lock(self, kind: LockClass, ledger: Ledger | None = None) -> Lock:
+        return Lock(self.world, kind, self.own(kind.name), ledger)
+
+    def own(self, name: str) -> str:
+        """Return the name of a part, with that of the VM unless it is the first one."""
+        return f"{self.name} {name}" if self.number else name
 
     def __repr__(self) -> str:
         return f"Vm({self.name})"
@@ -187,7 +201,9 @@ class Vcpu(Part):
         self.vm = vm
         self.k = vm.k
         self.number = number
-        self.name = f"vcpu{number}"
+        # Of a process's first VM, which is the only one as a rule, vCPUs and locks have
+        # short names.
+        self.name = vm.own(f"vcpu{number}")
         self.as_id = 0
         self.mutex = Lock(vm.world, VCPU_MUTEX, f"{self.name}->mutex")
         self.mode = OUTSIDE

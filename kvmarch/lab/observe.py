@@ -89,7 +89,7 @@ def _shape(layout: WalkLayout | None) -> tuple[tuple[int, int], ...] | None:
 
 
 class Observer:
-    """Reads the tables of one VM after the other.
+    """Reads the tables of VMs: of a process's, and of one process after the other.
 
     :param image: the machine's memory, as it is at each look.
     :param machines: those that it may be, the likeliest first.
@@ -105,9 +105,10 @@ class Observer:
             raise WalkError("no machine is known whose tables could be walked")
         self._layouts = dict.fromkeys(m.layout for m, _ in self._machines)
         self._kinds: dict[tuple[int, int, int], str] = {}
-        self._root: tuple[int, WalkLayout] | None = None
+        self._roots: dict[int, tuple[int, WalkLayout]] = {}
+        """By number of the VM, where its tables are."""
         self._layout: WalkLayout | None = None
-        self._gfns: set[int] = set()
+        self._gfns: dict[int, set[int]] = {}
         self._best = 0
 
     @property
@@ -116,51 +117,60 @@ class Observer:
         return self._machines[self._best][0]
 
     def forget(self) -> None:
-        """Begin with another VM."""
-        self._root = None
+        """Begin with another process."""
+        self._roots.clear()
         self._gfns.clear()
 
-    def look(self, known: Known) -> Seen:
-        """Return the tree as it is now.
+    def look(self, known: Known, vm: int = 0) -> Seen:
+        """Return the tree of a VM as it is now.
 
         A known root is kept as long as its tree can be walked and maps what was
         touched to where it is; else it is looked for again. If nothing better is
         found, the tree is shown as it is: that it maps a page elsewhere may be what
         somebody wants to see. Of two trees that fit none is shown.
         """
-        self._gfns.update(known.frames)
-        entries = None if self._root is None else self._read(*self._root)
+        gfns = self._gfns.setdefault(vm, set())
+        gfns.update(known.frames)
+        root = self._roots.pop(vm, None)
+        entries = None if root is None else self._read(*root, gfns)
         if entries is None or not _maps(entries, known):
             try:
                 found = self._find(known)
             except WalkError as error:
                 # Of two trees that fit, one is a dead VM's. The next page that is
                 # touched tells them apart.
-                self._root = None
                 return Seen(None, str(error), ())
             if found is not None:
-                self._root = found
-                entries = self._read(*found)
-        if entries is None or self._root is None:
-            self._root = None
+                root, entries = found, self._read(*found, gfns)
+        if entries is None or root is None:
             if known.touched:
                 return Seen(None, "no tree maps what was touched", ())
             return Seen(None, "nothing is touched, so nothing tells the root", ())
-        return Seen(self._root[0], BY_FRAMES, self._named(entries, self._root[1]))
+        self._roots[vm] = root
+        return Seen(root[0], BY_FRAMES, self._named(entries, root[1]))
 
     def _find(self, known: Known) -> tuple[int, WalkLayout] | None:
-        """Look for the root: in the layout of the machine's other VMs, then in all."""
+        """Look for the root: in the layout of the machine's other VMs, then in all.
+
+        The roots of the process's other VMs are none.
+        """
         usual = [layout for layout in self._layouts if layout == self._layout]
-        others = [layout for layout in self._layouts if layout != self._layout]
-        for layouts in (usual, others):
-            found = find_root(self._image, layouts, known, self._byteorder)
+        rest = [layout for layout in self._layouts if layout != self._layout]
+        taken = [root for root, _layout in self._roots.values()]
+        for layouts in (usual, rest):
+            found = find_root(self._image, layouts, known, self._byteorder, taken)
             if found is not None:
                 self._layout = found[1]
                 return found
         return None
 
-    def _read(self, root: int, layout: WalkLayout) -> list[_Raw] | None:
-        """Return the entries of a tree by gfn, None if it is none any more."""
+    def _read(
+        self, root: int, layout: WalkLayout, known: set[int]
+    ) -> list[_Raw] | None:
+        """Return the entries of a tree by gfn, None if it is none any more.
+
+        :param known: the gfns that it may have.
+        """
         entries: list[_Raw] = []
         page = layout.page_shift
         try:
@@ -172,7 +182,7 @@ class Observer:
                     else (pages >> pages.dtype.type(page)).tolist()
                 )
                 gfns = (found.gpa >> found.gpa.dtype.type(page)).tolist()
-                if not self._gfns.issuperset(gfns):
+                if not known.issuperset(gfns):
                     return None
                 number, size = found.level.level, 1 << found.level.shift - page
                 entries.extend(

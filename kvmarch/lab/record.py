@@ -13,7 +13,7 @@ from typing import Any
 from kvmarch.errors import KvmarchError, LabError
 from kvmarch.lab.machines import machine_of
 from kvmarch.lab.session import Config, Session, booted
-from kvmarch.lab.sides import Look, Memory, Setup
+from kvmarch.lab.sides import Leaf, Look, Memory, Setup, code_memory
 from kvmarch.lab.steps import check_verb, content_of
 from kvmarch.plugins import Loaded
 from kvmarch.report.files import write_whole
@@ -27,9 +27,10 @@ _EVENT = re.compile(
 CODE_GPA = 0xE000_0000
 """Where the page of code is mapped if a scenario has none."""
 CODE_SLOT = 30
+VMS = 4
 VCPUS = 16
 MEMORIES = 32
-"""MAX_VCPUS and MAX_MEMORIES of the probe."""
+"""MAX_VMS, MAX_VCPUS and MAX_MEMORIES of the probe."""
 LOOKED_AT = 4
 """Pages and entries that a look of the scenario's own keeps."""
 LAST = ("exit_mm", "vm_destroy")
@@ -62,9 +63,10 @@ def check_scenario(scenario: Scenario) -> None:
             f"{scenario.name} has {len(scenario.tasks)} tasks; the lab does one after "
             "the other what one task says"
         )
-    if scenario.vcpus > VCPUS or len(scenario.memory) >= MEMORIES:
+    rows = MEMORIES - scenario.vms
+    if scenario.vms > VMS or scenario.vcpus > VCPUS or len(scenario.memory) > rows:
         raise LabError(
-            f"{scenario.name}: at most {VCPUS} vCPUs and {MEMORIES - 1} memories"
+            f"{scenario.name}: at most {VMS} VMs of {VCPUS} vCPUs, and {rows} memories"
         )
     if any(row.hugetlb for row in scenario.memory):
         raise LabError(f"{scenario.name}: the lab has no pages of hugetlbfs")
@@ -99,15 +101,27 @@ def _with_code(scenario: Scenario, page_size: int) -> Scenario:
     lines = (*scenario.setup, *scenario.tasks[0].steps)
     used = {line.args["id"] for line in lines if "id" in line.args}
     number = next(n for n in range(CODE_SLOT, -1, -1) if str(n) not in used)
-    if any(row.name == "code" for row in scenario.memory):
-        raise LabError(f"{scenario.name}: its memory 'code' needs vm.code, too")
-    slot = _line("slot", id=number, memory="code", gfn=f"{gfn:#x}")
+    names = [code_memory(vm) for vm in range(scenario.vms)]
+    for row in scenario.memory:
+        if row.name in names:
+            raise LabError(
+                f"{scenario.name}: its memory {row.name!r} needs vm.code, too"
+            )
+    slots = (
+        _line("slot", id=number, memory=name, gfn=f"{gfn:#x}", **_vm(vm))
+        for vm, name in enumerate(names)
+    )
     return replace(
         scenario,
         code=gfn,
-        memory=(*scenario.memory, records.Memory("code", 1)),
-        setup=(slot, *scenario.setup),
+        memory=(*scenario.memory, *(records.Memory(name, 1) for name in names)),
+        setup=(*slots, *scenario.setup),
     )
+
+
+def _vm(number: int) -> dict[str, int]:
+    """Return the argument that names a VM."""
+    return {"vm": number} if number else {}
 
 
 def _line(verb: str, **args: object) -> StepLine:
@@ -211,18 +225,16 @@ class Recorder:
 
     def _survey(self, stage: dict[str, Any], look: Look) -> None:
         stage["frames"] = {name: _runs(pfns) for name, pfns in look.frames.items()}
-        root = self.session.seen.root
-        stage["root"] = None if root is None else f"{root:#x}"
-        untouched = root is None and not self.session.touched
-        stage["leaves"] = (
-            [
-                f"gfn={leaf.gfn:x} level={leaf.level} entry={leaf.entry:x} "
-                f"pages={leaf.pages:x} {leaf.kind}"
-                for leaf in look.leaves
-            ]
-            if root is not None or untouched
-            else None
+        first, *others = (
+            {
+                "root": None if vm.seen.root is None else f"{vm.seen.root:#x}",
+                "leaves": None if tree is None else list(map(_line_of, tree)),
+            }
+            for vm, tree in zip(self.session.vms, look.trees, strict=True)
         )
+        stage.update(first)
+        if others:
+            stage["other_vms"] = others
         if look.counters:
             stage["counters"] = dict(look.counters)
 
@@ -245,6 +257,14 @@ class Recorder:
             stage["leaf_tables"].append(row)
 
 
+def _line_of(leaf: Leaf) -> str:
+    """Return an entry as the reader takes it."""
+    return (
+        f"gfn={leaf.gfn:x} level={leaf.level} entry={leaf.entry:x} "
+        f"pages={leaf.pages:x} {leaf.kind}"
+    )
+
+
 def setup_of(program: Scenario, page_size: int) -> Setup:
     """Return the VM of a program, before its first step."""
     rows = tuple(
@@ -257,7 +277,7 @@ def setup_of(program: Scenario, page_size: int) -> Setup:
         )
         for row in program.memory
     )
-    return Setup(rows, program.vcpus, program.code)
+    return Setup(rows, program.vcpus, program.code, program.vms)
 
 
 def raw_of(program: Scenario) -> dict[str, Any]:
@@ -267,6 +287,7 @@ def raw_of(program: Scenario) -> dict[str, Any]:
         "title": program.title,
         "source": program.source,
         "vm": {
+            **({"count": program.vms} if program.vms > 1 else {}),
             "vcpus": program.vcpus,
             "code": program.code,
             "memory": [

@@ -53,16 +53,25 @@ class _Table(NamedTuple):
 
 
 def find_root(
-    image: Image, layouts: Iterable[WalkLayout], known: Known, byteorder: str = ""
+    image: Image,
+    layouts: Iterable[WalkLayout],
+    known: Known,
+    byteorder: str = "",
+    others: Collection[int] = (),
 ) -> tuple[int, WalkLayout] | None:
     """Return the root and its layout, or None if there is no root yet.
 
     :param layouts: those that the machine may have. One with more levels is tried
         before one with fewer, whose root is a table of the former.
+    :param others: roots that are known to be of other VMs.
     :raises WalkError: there are two roots that fit.
     """
     for layout in sorted(layouts, key=lambda one: -len(one.levels)):
-        roots = roots_of(image, layout, known, byteorder)
+        roots = [
+            root
+            for root in roots_of(image, layout, known, byteorder)
+            if root not in others
+        ]
         if len(roots) > 1:
             shown = ", ".join(f"{root:#x}" for root in roots)
             raise WalkError(f"{image.path}: several trees map what is known: {shown}")

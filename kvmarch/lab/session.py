@@ -23,8 +23,8 @@ from kvmarch.lab.modules import load_order
 from kvmarch.lab.observe import Observer, Seen, candidates
 from kvmarch.lab.qemu import Emulator, emulator_program
 from kvmarch.lab.root import Known
-from kvmarch.lab.sides import Look, Setup
-from kvmarch.lab.steps import Board, line_of
+from kvmarch.lab.sides import Look, Setup, Tree
+from kvmarch.lab.steps import Board, Order, line_of
 from kvmarch.plugins import Loaded, link
 from kvmarch.recordings.traces import Traced, Tracer
 from kvmarch.walk.image import Region, open_image
@@ -37,6 +37,7 @@ _PARTS = {
     "kvm": "/dev/kvm: no KVM, or no module for it",
     "ksm": "KSM; CONFIG_KSM is needed",
 }
+_NOTHING = Seen(None, "", ())
 LAST = ("exit_mm", "vm_destroy")
 """Verbs that find nothing to do once the process has gone."""
 REMARKS = 100
@@ -81,6 +82,27 @@ def check_programs(machine: LabMachine) -> None:
     """
     emulator_program(machine)
     probe(machine)
+
+
+@dataclass(slots=True)
+class Tables:
+    """What is known of one VM's tables.
+
+    :param touched: whether the guest may have reached any page.
+    :param seen: what the last look found.
+    :param gone: the VM has been destroyed.
+    """
+
+    touched: bool = False
+    seen: Seen = _NOTHING
+    gone: bool = False
+
+    @property
+    def tree(self) -> Tree | None:
+        """Return the whole tree; None if there must be one, and it was not found."""
+        if self.seen.root is None and self.touched:
+            return None
+        return self.seen.leaves
 
 
 @contextlib.contextmanager
@@ -147,12 +169,10 @@ class Session:
         """What the kernel has logged of itself being wrong, since the last look."""
         self.traces: list[str] = []
         """The trace events that are switched on."""
-        self.touched = False
-        """Whether the guest may have reached any page of the VM's."""
+        self.vms = [Tables()]
+        """What is known of the tables of the process's VMs."""
         self.method = ""
-        """How the root of the VM's tables was found."""
-        self.seen = Seen(None, "", ())
-        """What the last look found of the VM's tables."""
+        """How the roots of VMs' tables were found."""
         self._config = config
         self._emulator = emulator
         self._missing: dict[str, str] = {}
@@ -219,16 +239,15 @@ class Session:
     # -- the side ----------------------------------------------------------------------
 
     def begin(self, setup: Setup) -> None:
-        """Make a new VM in a new process."""
+        """Make the VMs in a new process."""
         if any(row.mergeable for row in setup.memories):
             self._need("ksm")
         self._board = Board(setup, self.page_size)
         self._hvas.clear()
-        self.seen = Seen(None, "", ())
+        self.vms = [Tables() for _ in range(setup.vms)]
         if self._observer is not None:
             self._observer.forget()
         self._alive = True
-        self.touched = False
         for command in self._board.begin():
             self._ask(command)
         if not self._alive:
@@ -242,13 +261,15 @@ class Session:
         board = self._board
         if board is None:
             raise LabError(f"{line!r}: no VM; begin one first")
-        checked = line_of(line, board.rows, board.setup.vcpus)
+        setup = board.setup
+        checked = line_of(line, board.rows, setup.vcpus, setup.vms)
         if checked.verb == "ksm_merge":
             self._need("ksm")
         order = board.order(checked)
         commands = []
         ends = checked.verb == "exit_mm"
         if order.command and (self._alive or checked.verb not in LAST):
+            commands += [f"at {order.vm:x}"] if setup.vms > 1 else []
             commands.append(order.command)
         if self._alive and not ends:
             commands.append("frames")
@@ -256,10 +277,13 @@ class Session:
         said = self._ask(*commands)
         if alive and not self._alive and not ends:
             self._died()
-        return self._look(board, order.gfn, said)
+        if checked.verb == "vm_destroy":
+            board.forget(order.vm)
+            self.vms[order.vm] = Tables(gone=True)
+        return self._look(board, order, said)
 
     def end(self) -> None:
-        """Let the VM and its process go."""
+        """Let the VMs and their process go."""
         if self._board is not None:
             self._ask("end")
         self._board = None
@@ -268,13 +292,15 @@ class Session:
     def table_of(self, gfn: int, count: int) -> tuple[int, tuple[int, ...]] | None:
         """Return the table where the walk of a gfn ends, and entries from there on.
 
-        :returns: physical address in bytes and values; None if there is no tree.
+        :returns: physical address in bytes and values; None if there is no tree. It is
+            the first VM's.
         """
-        if self._observer is None or self.seen.root is None:
+        root = self.vms[0].seen.root
+        if self._observer is None or root is None:
             return None
         layout = self._observer.machine.layout
         with self._emulator.paused():
-            walker = Walker(self._image, layout, self.seen.root)
+            walker = Walker(self._image, layout, root)
             last = walker.follow(gfn << layout.page_shift)[-1]
             level = layout.by_level[last.level]
             count = min(count, (1 << level.bits) - last.at)
@@ -351,7 +377,7 @@ class Session:
 
     # -- looking -----------------------------------------------------------------------
 
-    def _look(self, board: Board, gfn: int, said: list[tuple[str, str]]) -> Look:
+    def _look(self, board: Board, order: Order, said: list[tuple[str, str]]) -> Look:
         answers = tuple(text for letter, text in said if letter == "C")
         board.settle(all(" rc=0" in text for text in answers))
         frames: dict[str, tuple[int, ...]] = {}
@@ -363,24 +389,20 @@ class Session:
             elif letter == "N":
                 counters = read_counters(text)
         # What the guest reached without a slot may have an entry all the same.
-        if gfn >= 0:
-            board.reached.add(gfn)
-        known = dict.fromkeys(board.reached, 0) | board.frames_by_gfn(frames)
+        if order.gfn >= 0:
+            board.reached[order.vm].add(order.gfn)
+            self.vms[order.vm].touched = True
         if self._observer is not None:
-            near = self._reached(board, gfn, answers)
-            touched = {page for page in near if known.get(page)}
-            self.touched = self.touched or gfn >= 0
             with self._emulator.paused():
-                self.seen = self._observer.look(Known(known, touched))
-            if self.seen.root is not None:
-                self.method = self.seen.method
+                for vm in range(board.setup.vms):
+                    near = self._reached(board, order.gfn, answers)
+                    self._walk(board, vm, near if vm == order.vm else set(), frames)
         alarms = tuple(self.alarms)
         self.alarms.clear()
         events = tuple(self._events(said))
         return Look(
             answers,
-            self.seen.leaves,
-            self.seen.root is not None or self._seen_none(),
+            tuple(vm.tree if self._observer is not None else None for vm in self.vms),
             frames,
             events,
             self._traced(events) if self._tracing else None,
@@ -395,6 +417,26 @@ class Session:
         said = [(event.event, event.text) for event in events if event.event]
         return tracer.of_kernel(self.traces, said, sum(event.more for event in events))
 
+    def _walk(
+        self,
+        board: Board,
+        vm: int,
+        near: set[int],
+        frames: Mapping[str, tuple[int, ...]],
+    ) -> None:
+        """Look at the tables of a VM, while the machine is stopped.
+
+        :param near: the pages that its guest has just reached.
+        """
+        tables, reached = self.vms[vm], board.reached[vm]
+        if tables.gone or self._observer is None:
+            return
+        known = dict.fromkeys(reached, 0) | board.frames_by_gfn(frames, vm)
+        touched = {page for page in near if known.get(page)}
+        tables.seen = self._observer.look(Known(known, touched), vm)
+        if tables.seen.root is not None:
+            self.method = tables.seen.method
+
     @staticmethod
     def _reached(board: Board, gfn: int, answers: tuple[str, ...]) -> set[int]:
         """Return the pages that the guest has reached; not one that was MMIO.
@@ -408,10 +450,6 @@ class Session:
                 left = -1 if found[1] is None else int(found[1], 16) >> board.shift
                 return {gfn, code} - {left}
         return {code} if gfn >= 0 else set()
-
-    def _seen_none(self) -> bool:
-        """Return whether there can be no tree yet: the guest has not run."""
-        return self._observer is not None and not self.touched
 
     def _frames(self, board: Board, text: str) -> tuple[str, tuple[int, ...]]:
         number, *runs = text.split()

@@ -1,10 +1,10 @@
 """What a sequence of steps runs on: a real kernel or the model, and what is seen."""
 
-__all__ = ["Leaf", "Look", "Memory", "Setup", "Side"]
+__all__ = ["Leaf", "Look", "Memory", "Setup", "Side", "Tree", "code_memory"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from kvmarch.recordings.traces import Traced
 
@@ -26,15 +26,26 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """A VM without slots; slots are steps.
+    """A process with a VM or several, all of them without slots; slots are steps.
 
-    :param code_gfn: from where the guest fetches its code; the page of this number of
-        the first memory holds it, or page 0 of a memory named ``code``.
+    :param vcpus: of each VM.
+    :param code_gfn: from where guests fetch their code; the page of this number of
+        the first memory holds it, or page 0 of the memories that :func:`code_memory`
+        names.
     """
 
     memories: tuple[Memory, ...]
     vcpus: int
     code_gfn: int
+    vms: int = 1
+
+
+def code_memory(vm: int) -> str:
+    """Return the name of the memory with a VM's code, if it has one of its own.
+
+    VMs that fetch from pages of their own have trees that can be told apart.
+    """
+    return f"code{vm}" if vm else "code"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +66,16 @@ class Leaf:
     pages: int
 
 
+Tree: TypeAlias = tuple[Leaf, ...]
+"""The whole tree of a VM by gfn."""
+
+
 @dataclass(frozen=True, slots=True)
 class Look:
     """What is seen after one step.
 
     :param answers: results in the recordings' form, ``run ld gpa=10 rc=0 exit=5``.
-    :param leaves: the whole tree by gfn.
-    :param walked: whether the tree could be found, so that no leaf means none.
+    :param trees: of each VM, None if its tree could not be found.
     :param frames: by memory, the pfn of each page; 0 where there is none.
     :param events: a real kernel's trace events, as they are recorded.
     :param traced: what was traced, in the form that is compared; None if nothing is.
@@ -70,8 +84,7 @@ class Look:
     """
 
     answers: tuple[str, ...] = ()
-    leaves: tuple[Leaf, ...] = ()
-    walked: bool = True
+    trees: tuple[Tree | None, ...] = ((),)
     frames: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     events: tuple[Any, ...] = ()
     traced: Traced | None = None
@@ -92,10 +105,10 @@ class Side(Protocol):
         ...
 
     def begin(self, setup: Setup) -> None:
-        """Make a new VM in a new process."""
+        """Make the VMs in a new process."""
 
     def do(self, line: str) -> Look:
         """Do one line of a scenario, see ``kvmarch scenarios``."""
 
     def end(self) -> None:
-        """Let the VM and its process go."""
+        """Let the VMs and their process go."""

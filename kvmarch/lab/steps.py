@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from kvmarch.errors import LabError, ScenarioError
-from kvmarch.lab.sides import Memory, Setup
+from kvmarch.lab.sides import Memory, Setup, code_memory
 from kvmarch.scenarios import records
 from kvmarch.scenarios.verbs import VERBS, check_line, values
 
@@ -46,7 +46,7 @@ class Slot(NamedTuple):
 
 
 def line_of(
-    text: str, memories: Mapping[str, records.Memory], vcpus: int
+    text: str, memories: Mapping[str, records.Memory], vcpus: int, vms: int = 1
 ) -> records.StepLine:
     """Return a checked line.
 
@@ -57,7 +57,7 @@ def line_of(
     if not all("=" in word for word in words):
         raise ScenarioError(f"{text!r}: arguments are written name=value")
     args = dict(word.split("=", 1) for word in words)
-    why = check_line(verb, args, memories, vcpus)
+    why = check_line(verb, args, memories, vcpus, vms)
     if why:
         raise ScenarioError(f"{text!r}: {why}")
     return records.StepLine(verb, args, text)
@@ -76,14 +76,16 @@ class Order:
 
     :param command: empty if there is nothing to do.
     :param gfn: the page that the guest accesses; -1 if it does not run.
+    :param vm: the number of the VM that it is about.
     """
 
     command: str
     gfn: int = -1
+    vm: int = 0
 
 
 class Board:
-    """One VM as the lab knows it: its memories, and the slots that it was given."""
+    """A process as the lab knows it: its memories, and the slots of its VMs."""
 
     def __init__(self, setup: Setup, page_size: int) -> None:
         self.setup = setup
@@ -92,22 +94,23 @@ class Board:
         self.rows = {
             row.name: records.Memory(row.name, row.pages) for row in setup.memories
         }
-        self.slots: dict[tuple[int, int], Slot] = {}
-        self.reached: set[int] = set()
-        """The gfns that the guest has accessed, with a slot or without."""
-        self._pending: tuple[tuple[int, int], Slot | None] | None = None
+        self.slots: list[dict[tuple[int, int], Slot]] = [{} for _ in range(setup.vms)]
+        """Of each VM, by address space and number."""
+        self.reached: list[set[int]] = [set() for _ in range(setup.vms)]
+        """The gfns that the guest of each VM has accessed, with a slot or without."""
+        self._pending: tuple[int, tuple[int, int], Slot | None] | None = None
 
     def begin(self) -> Iterator[str]:
         """Yield the commands that make the VM and its memory."""
         code = self.setup.code_gfn << self.shift
-        yield f"begin {self.setup.vcpus:x} {code:x}"
+        yield f"begin {self.setup.vcpus:x} {code:x} {self.setup.vms:x}"
         for at, row in enumerate(self.setup.memories):
             yield self._memory(at, row)
 
     def _memory(self, at: int, row: Memory) -> str:
         own = "code" in self.names
         code = 0
-        if row.name == "code":
+        if row.name in map(code_memory, range(self.setup.vms)):
             code = 1
         elif not own and at == 0 and self.setup.code_gfn < row.pages:
             code = self.setup.code_gfn + 1
@@ -125,27 +128,29 @@ class Board:
         args = values(VERBS[line.verb], line.args)
         if line.verb in ACCESSES:
             return self.access(line.verb, args)
-        return Order(_ORDERS[line.verb](self, args))
+        return Order(_ORDERS[line.verb](self, args), vm=args.get("vm", 0))
 
     def settle(self, succeeded: bool) -> None:
         """Take over what the last order did to the slots, if it did it."""
         if self._pending is not None and succeeded:
-            key, slot = self._pending
+            vm, key, slot = self._pending
             if slot is None:
-                self.slots.pop(key, None)
+                self.slots[vm].pop(key, None)
             else:
-                self.slots[key] = slot
+                self.slots[vm][key] = slot
         self._pending = None
 
-    def frames_by_gfn(self, frames: Mapping[str, tuple[int, ...]]) -> dict[int, int]:
-        """Return the pfn behind each gfn that a slot has; 0 where there is none.
+    def frames_by_gfn(
+        self, frames: Mapping[str, tuple[int, ...]], vm: int = 0
+    ) -> dict[int, int]:
+        """Return the pfn behind each gfn that a VM's slot has; 0 where there is none.
 
         Guests run in the first address space; slots of others are not theirs.
         """
         lists = [frames.get(row.name, ()) for row in self.setup.memories]
         return {
             slot.gfn + i: pfn
-            for (as_id, _), slot in self.slots.items()
+            for (as_id, _), slot in self.slots[vm].items()
             if not as_id
             for i, pfn in enumerate(
                 lists[slot.memory][slot.page : slot.page + slot.pages]
@@ -157,7 +162,7 @@ class Board:
         offset = CODE_OFFSET if verb == "exec" else ACCESS_OFFSET
         gpa = args["gpa"] if "gpa" in args else (args["gfn"] << self.shift) + offset
         command = f"run {args.get('vcpu', 0):x} {ACCESSES[verb]} {gpa:x}"
-        return Order(command, gpa >> self.shift)
+        return Order(command, gpa >> self.shift, args.get("vm", 0))
 
     def pages(self, args: Mapping[str, Any]) -> tuple[int, int, int]:
         """Return number, first page and number of pages that a line names."""
@@ -166,9 +171,19 @@ class Board:
         count = args.get("pages", self.setup.memories[at].pages - first)
         return at, first, count
 
-    def expect(self, key: tuple[int, int], slot: Slot | None) -> None:
-        """Note what the order will do to a slot, if it succeeds."""
-        self._pending = key, slot
+    def expect(self, args: Mapping[str, Any], slot: Slot | None) -> tuple[int, int]:
+        """Note what the order will do to a slot, if it succeeds.
+
+        :returns: address space and number of the slot.
+        """
+        key = args.get("as_id", 0), args["id"]
+        self._pending = args.get("vm", 0), key, slot
+        return key
+
+    def forget(self, vm: int) -> None:
+        """Note that a VM has gone."""
+        self.slots[vm].clear()
+        self.reached[vm].clear()
 
 
 # -- one function for each verb --------------------------------------------------------
@@ -181,16 +196,15 @@ def _command(verb: str, *numbers: int) -> str:
 def _slot(board: Board, args: Mapping[str, Any]) -> str:
     at, first, count = board.pages(args)
     gpa = args["gpa"] if "gpa" in args else args.get("gfn", 0) << board.shift
-    key = args.get("as_id", 0), args["id"]
-    board.expect(key, Slot(gpa >> board.shift, count, at, first) if count else None)
+    slot = Slot(gpa >> board.shift, count, at, first) if count else None
+    key = board.expect(args, slot)
     offset = (first << board.shift) + args.get("offset", 0)
     flags, size = args.get("flags", 0), count << board.shift
     return _command("slot", *key, flags, gpa, size, at, offset)
 
 
 def _slot_delete(board: Board, args: Mapping[str, Any]) -> str:
-    key = args.get("as_id", 0), args["id"]
-    board.expect(key, None)
+    key = board.expect(args, None)
     return _command("slot", *key, 0, 0, 0, NO_MEMORY, 0)
 
 

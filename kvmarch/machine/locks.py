@@ -330,10 +330,10 @@ class Rcu(Part):
     variables = ("readers", "queue")
     unordered = ("readers",)
     kind = LockClass("rcu", rank=0, nests=True)
-    name = "rcu"
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, name: str = "rcu") -> None:
         self.world = world
+        self.name = name
         self.readers: list[str] = []
         self.queue: list[tuple[list[str], Callable[[], None]]] = []
         self._scope = Scope(

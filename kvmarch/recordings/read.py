@@ -48,14 +48,14 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The whole tree after a step, and the pages behind all of the host's memory.
+    """The whole trees after a step, and the pages behind all of the host's memory.
 
-    :param entries: first gfn, level and entry of everything that is neither empty nor
-        a table, by gfn; None if the root was not found.
+    :param trees: of each VM, first gfn, level and entry of everything that is neither
+        empty nor a table, by gfn; None if the root was not found.
     :param frames: by memory, the pfn of each page; 0 for none.
     """
 
-    entries: tuple[tuple[int, int, int], ...] | None
+    trees: tuple[tuple[tuple[int, int, int], ...] | None, ...]
     frames: Mapping[str, tuple[int, ...]]
 
 
@@ -251,16 +251,22 @@ def _stage(raw: Any) -> Stage:
 def _survey(raw: Any) -> Survey | None:
     """Return the survey of a stage, None if it has none.
 
-    Entries are lines ``gfn=2 level=1 entry=2b2ce67 pages=1 leaf``; frames are runs
-    ``pfn*count`` of neighbours, with 0 where there is no page.
+    Entries are lines ``gfn=2 level=1 entry=2b2ce67 pages=1 leaf``, those of VMs after
+    the first one in ``other_vms``; frames are runs ``pfn*count`` of neighbours, with 0
+    where there is no page.
     """
     if "frames" not in raw:
         return None
     frames = {
         name: tuple(_runs(text)) for name, text in _field(raw, "frames", dict).items()
     }
-    if raw.get("leaves") is None:
-        return Survey(None, frames)
+    others = _maybe(raw, "other_vms", list)
+    return Survey(tuple(_tree(vm) for vm in (raw, *others)), frames)
+
+
+def _tree(raw: Any) -> tuple[tuple[int, int, int], ...] | None:
+    if isinstance(raw, dict) and raw.get("leaves") is None:
+        return None
     entries = []
     for line in _field(raw, "leaves", list):
         given = dict(word.split("=", 1) for word in str(line).split() if "=" in word)
@@ -271,7 +277,7 @@ def _survey(raw: Any) -> Survey | None:
             raise ValueError(
                 f"leaves: {line!r} is none such as 'gfn=2 level=1 entry=2b2ce67'"
             ) from None
-    return Survey(tuple(entries), frames)
+    return tuple(entries)
 
 
 def _runs(text: Any) -> Iterator[int]:

@@ -13,6 +13,7 @@ from kvmarch.recordings.surveys import (
     alike_but_for_tables,
     compare_entries,
     compare_frames,
+    tree_of,
 )
 from kvmarch.recordings.traces import Tracer, compare_traced
 from kvmarch.scenarios.play import Played, ranges_of
@@ -71,7 +72,7 @@ class Comparison:
             found: list[Finding] = []
             if stage.look is not None and stage.name in self.looks:
                 found = [f for f in self.entries(stage) if f.what == "entries"]
-            elif stage.survey is not None and stage.survey.entries:
+            elif stage.survey is not None and any(stage.survey.trees):
                 found = list(self.survey(stage, stage.survey))
             if found:
                 self.pages.clear()
@@ -169,7 +170,7 @@ class Comparison:
         )
 
     def survey(self, stage: Stage, real: Survey) -> Iterator[Finding]:
-        """Compare the whole tree, and the pages behind all of the host's memory."""
+        """Compare the whole trees, and the pages behind all of the host's memory."""
         ours = self.surveys.get(stage.name)
         if ours is None:
             yield self.row(
@@ -178,12 +179,15 @@ class Comparison:
             return
         why = compare_frames(real.frames, ours["frames"], self.pages)
         yield self.row(stage, "host pages", "differ" if why else "agree", why)
-        if real.entries is None:
-            yield self.row(stage, "tree", "not compared", "the root was not found")
-            return
         alike = alike_but_for_tables(self.k, self.options)
-        why = compare_entries(real.entries, ours["entries"], self.repoint, alike)
-        yield self.row(stage, "tree", "differ" if why else "agree", why)
+        for number, tree in enumerate(ours["trees"]):
+            what = tree_of(number)
+            theirs = real.trees[number] if number < len(real.trees) else None
+            if theirs is None:
+                yield self.row(stage, what, "not compared", "the root was not found")
+                continue
+            why = compare_entries(theirs, tree, self.repoint, alike)
+            yield self.row(stage, what, "differ" if why else "agree", why)
 
     def repoint(self, entry: int, level: int) -> int:
         """Return an entry of the model with the recording's page put in."""

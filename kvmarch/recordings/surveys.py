@@ -6,6 +6,7 @@ __all__ = [
     "compare_entries",
     "compare_frames",
     "exactly",
+    "tree_of",
 ]
 
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +22,11 @@ Known: TypeAlias = dict[int, int]
 """The real page number for each of the model's, as last seen."""
 Entry: TypeAlias = tuple[int, int, int]
 """First gfn, level, value."""
+
+
+def tree_of(vm: int) -> str:
+    """Return what the tree of a VM is called."""
+    return f"tree of VM {vm}" if vm else "tree"
 
 
 def compare_frames(

@@ -104,6 +104,7 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.vcpus = 1
+        self.vms = 1
         self.known: dict[str, Memory] = {}
         """The scenario's memories by name."""
         self.marks: set[str] = set()
@@ -163,6 +164,7 @@ class _Reader:
         tags = self.words(raw, "", "tags")
         vm = self.take(raw, "", "vm", dict, {})
         self.vcpus = self.number(vm, "vm", "vcpus", 1, 1)
+        self.vms = self.number(vm, "vm", "count", 1, 1)
         code = self.number(vm, "vm", "code", -1, 0)
         memory = tuple(
             self.memory(row, where)
@@ -170,7 +172,7 @@ class _Reader:
         )
         self.own_names("vm.memory", "memories", [row.name for row in memory])
         self.known = {row.name: row for row in memory}
-        self.done(vm, "vm", "vcpus, code, memory")
+        self.done(vm, "vm", "count, vcpus, code, memory")
         setup = tuple(
             self.line(text, f"setup[{i}]")
             for i, text in enumerate(self.take(raw, "", "setup", list, []))
@@ -241,6 +243,7 @@ class _Reader:
             setup,
             verdicts,
             None if bug is None else self.bug(bug),
+            self.vms,
         )
 
     def verdict(self, row: dict[str, Any], where: str) -> Verdict:
@@ -350,7 +353,7 @@ class _Reader:
             if key in args:
                 raise self.refuse(where, f"{key} is given twice")
             args[key] = value
-        why = check_line(verb, args, self.known, self.vcpus)
+        why = check_line(verb, args, self.known, self.vcpus, self.vms)
         if why:
             raise self.refuse(where, why)
         return StepLine(verb, args, text)

@@ -71,6 +71,8 @@ def set_up(
     """
     check_own_verbs(scenario, k)
     machine = boot(k, options, vcpus=scenario.vcpus, **boot_options)
+    for _ in range(scenario.vms - 1):
+        machine.create_vm(options, vcpus=scenario.vcpus)
     mm = machine.mm
     memory: dict[str, tuple[int, int]] = {}
     places = ranges_of(scenario, 1 << mm.page_shift)
@@ -182,16 +184,18 @@ class _Watcher:
 def check_dirty_logs(context: Context) -> None:
     """Fetch every dirty log once more: what was written must be in one of them."""
     machine = context.machine
-    if machine.mm.mm_users == 0 or machine.vm.users_count == 0:
+    if machine.mm.mm_users == 0:
         return
-    for memslots in machine.vm.memslots:
-        for slot in memslots.slots:
-            if slot.bitmap and machine.vm.logging.get(slot.bitmap):
+    for vm in machine.vms:
+        if not vm.users_count:
+            continue
+        for slot in [slot for memslots in vm.memslots for slot in memslots.slots]:
+            if slot.bitmap and vm.logging.get(slot.bitmap):
                 number = slot.as_id << 16 | slot.id
-                final = get_dirty_log(machine.vm, number)
+                final = get_dirty_log(vm, number)
                 errno, _bits = run_path(machine.world, final, "final log")
                 if not errno:
-                    check_logged(machine.vm, slot)
+                    check_logged(vm, slot)
 
 
 def play(

@@ -219,6 +219,7 @@ class _EntryView:
 def _names(context: "Context") -> dict[str, Any]:
     return {
         "vm": context.machine.vm,
+        "vms": context.machine.vms,
         "vcpus": context.machine.vm.vcpus,
         "host": _HostView(context),
         "entry": _EntryView(context),

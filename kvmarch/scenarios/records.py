@@ -152,6 +152,8 @@ class Scenario:
 
     :param setup: lines that are run, one after the other, before any task begins.
     :param verdicts: what is expected over all interleavings.
+    :param vms: how many VMs the process has, each with so many vCPUs and slots of its
+        own; ``vm=1`` in a line means the second one.
     :param code: the gfn from which the guest fetches code in every run, or -1.
     :param watch: gfns whose entries are followed.
     """
@@ -172,3 +174,4 @@ class Scenario:
     setup: tuple[StepLine, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     bug: Bug | None = None
+    vms: int = 1

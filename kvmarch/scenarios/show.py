@@ -2,10 +2,12 @@
 
 __all__ = ["run_table"]
 
+from collections import Counter
 from typing import Any
 
 from kvmarch.blame import blaming
 from kvmarch.changes import show_release
+from kvmarch.kernel.boot import Machine
 from kvmarch.machine.world import Event
 from kvmarch.plugins import Loaded, Plugins, link
 from kvmarch.report.table import Column, Table
@@ -58,14 +60,19 @@ def run_table(
     return table
 
 
+def _exits(machine: Machine) -> Counter[str]:
+    """Return how often guests were left, by reason."""
+    every: Counter[str] = Counter()
+    for vm in machine.vms:
+        for vcpu in vm.vcpus:
+            every.update(vcpu.exits)
+    return every
+
+
 def _close(table: Table, played: Any, names: list[str]) -> None:
     turns = " ".join(f"{name}x{count}" for name, count in played.outcome.schedule)
     table.notes.append(f"{played.outcome.steps} steps, schedule {turns}")
-    exits = {
-        reason: count
-        for vcpu in played.machine.vm.vcpus
-        for reason, count in sorted(vcpu.exits.items())
-    }
+    exits = dict(sorted(_exits(played.machine).items()))
     if exits:
         table.notes.append(
             "exits: "
@@ -105,7 +112,10 @@ def _show(event: Event, seen: Seen) -> str:
         case "look" | "mark" | "watch" | "range_start_done":
             return ""
         case _:
-            shown = " ".join(f"{k}={_value(v)}" for k, v in data.items() if k != "vm")
+            alone = len(seen.played.machine.vms) == 1
+            shown = " ".join(
+                f"{k}={_value(v)}" for k, v in data.items() if k != "vm" or not alone
+            )
             return f"  {event.name} {shown}"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from kvmarch.format.walk import WalkLayout
-from kvmarch.kernel.boot import Machine
+from kvmarch.kernel.vm import Vm
 
 _EMPTY = ("table", "absent")
 
@@ -23,15 +23,14 @@ class Entry(NamedTuple):
     entry: int
 
 
-def survey(machine: Machine, also: Iterable[int] = ()) -> tuple[Entry, ...]:
-    """Return the entries of the first VM's tables, by gfn.
+def survey(vm: Vm, also: Iterable[int] = ()) -> tuple[Entry, ...]:
+    """Return the entries of a VM's tables, by gfn.
 
     What counts is decided by the architecture's layout of a walk; without one, every
     value but 0 does.
 
     :param also: gfns to look at besides those of memslots.
     """
-    vm = machine.vm
     gfns = {
         gfn
         for memslots in vm.memslots

@@ -11,9 +11,9 @@ from kvmarch.scenarios.verb import Context, find_verb
 def twins_of(scenario: Scenario, context: Context) -> list[Twins]:
     """Return the sets of tasks that differ by nothing but their name and vCPU.
 
-    A scenario that asks about one of its vCPUs has none.
+    A scenario that asks about one of its vCPUs has none; nor has one of several VMs.
     """
-    if any("vcpu" in bad for _ask, bad in scenario.bad.values()):
+    if scenario.vms > 1 or any("vcpu" in bad for _ask, bad in scenario.bad.values()):
         return []
     k = context.machine.k
     used = {task.name: _vcpus(task, k) for task in scenario.tasks}

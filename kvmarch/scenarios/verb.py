@@ -26,6 +26,7 @@ from kvmarch.errors import ScenarioError
 from kvmarch.kernel.boot import Machine
 from kvmarch.kernel.gpc import Gpc
 from kvmarch.kernel.memslots import LOG_DIRTY_PAGES, READONLY
+from kvmarch.kernel.vm import Vm
 from kvmarch.machine.steps import Path
 from kvmarch.machine.world import Part
 
@@ -64,6 +65,11 @@ class Context:
     def page_shift(self) -> int:
         """Return bytes of a page as a power of two."""
         return self.machine.mm.page_shift
+
+    def vm(self, args: Mapping[str, Any]) -> Vm:
+        """Return the VM that ``vm`` names, the first one if nothing does."""
+        number: int = args.get("vm", 0)
+        return self.machine.vms[number]
 
     def gfn(self, args: Mapping[str, Any]) -> int:
         """Return the gfn that ``gfn`` or ``gpa`` names."""
@@ -193,7 +199,11 @@ def parse(kind: str, text: str) -> Any:
 
 
 def check_line(
-    name: str, args: Mapping[str, str], memory: Mapping[str, "Memory"], vcpus: int
+    name: str,
+    args: Mapping[str, str],
+    memory: Mapping[str, "Memory"],
+    vcpus: int,
+    vms: int = 1,
 ) -> str:
     """Return why a line is refused; empty if it is not.
 
@@ -201,18 +211,23 @@ def check_line(
     :func:`check_own_verbs`.
 
     :param memory: the scenario's memories by name.
-    :param vcpus: how many vCPUs it has.
+    :param vcpus: how many vCPUs each VM has.
+    :param vms: how many VMs there are.
     """
     if _OWN.fullmatch(name):
         return ""
     known = VERBS.get(name)
     if known is None:
         return f"unknown verb {name!r}; there is {', '.join(sorted(VERBS))}"
-    return _check_args(known, args, memory, vcpus)
+    return _check_args(known, args, memory, vcpus, vms)
 
 
 def _check_args(
-    known: Verb, args: Mapping[str, str], memory: Mapping[str, "Memory"], vcpus: int
+    known: Verb,
+    args: Mapping[str, str],
+    memory: Mapping[str, "Memory"],
+    vcpus: int,
+    vms: int = 1,
 ) -> str:
     name = known.name
     given: dict[str, Any] = {}
@@ -235,6 +250,8 @@ def _check_args(
             return f"{name} needs either gfn= or gpa="
     if given.get("vcpu", 0) >= vcpus:
         return f"{name}: no vcpu {given['vcpu']}; there is {vcpus}"
+    if given.get("vm", 0) >= vms:
+        return f"{name}: no vm {given['vm']}; there is {vms}"
     why = _check_pages(given, memory, known.params)
     return f"{name}: {why}" if why else ""
 

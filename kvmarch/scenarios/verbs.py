@@ -38,6 +38,7 @@ from kvmarch.kernel.mmu_notifier import (
     mmu_notifier_register,
 )
 from kvmarch.kernel.vcpu import guest_access, run_guest
+from kvmarch.kernel.vm import Vm
 from kvmarch.machine.environment import turn
 from kvmarch.machine.host import PFN_SHIFT, PRESENT
 from kvmarch.machine.steps import Path, op
@@ -66,7 +67,7 @@ LEAVE_GPA = 0x1000_0000
 
 
 def _access(c: Context, args: Mapping[str, Any], access: str) -> Path[Any]:
-    vcpu = c.machine.vm.vcpus[args.get("vcpu", 0)]
+    vcpu = c.vm(args).vcpus[args.get("vcpu", 0)]
     gfn = c.gfn(args)
     if args.get("stay") == "yes":
         return guest_access(vcpu, gfn, access)
@@ -78,7 +79,15 @@ def _access(c: Context, args: Mapping[str, Any], access: str) -> Path[Any]:
     return run_guest(vcpu, tuple(accesses), "hlt" if c.leave == "hlt" else "")
 
 
-_GUEST = {"gfn": "?int", "gpa": "?int", "vcpu": "?int", "stay": "?word:yes|no"}
+_VM = {"vm": "?int"}
+"""Which VM, if there are several: from 0 on."""
+_GUEST = {
+    "gfn": "?int",
+    "gpa": "?int",
+    "vcpu": "?int",
+    "stay": "?word:yes|no",
+    **_VM,
+}
 
 
 @verb("The guest loads from a page, in a KVM_RUN of its own.", **_GUEST)
@@ -111,6 +120,7 @@ def exec_(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     offset="?int",
     flags="?flags",
     as_id="?int",
+    **_VM,
 )
 def slot(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     start, end = c.pages({k: v for k, v in args.items() if k != "pages"})
@@ -124,13 +134,13 @@ def slot(c: Context, args: Mapping[str, Any]) -> Path[Any]:
         size,
         start + args.get("offset", 0),
     )
-    return set_memory_region(c.machine.vm, region)
+    return set_memory_region(c.vm(args), region)
 
 
-@verb("Delete a memslot (size 0).", id="int", as_id="?int")
+@verb("Delete a memslot (size 0).", id="int", as_id="?int", **_VM)
 def slot_delete(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     number = args.get("as_id", 0) << 16 | args["id"]
-    return set_memory_region(c.machine.vm, Region(number, 0, 0, 0, 0))
+    return set_memory_region(c.vm(args), Region(number, 0, 0, 0, 0))
 
 
 @verb(
@@ -138,14 +148,20 @@ def slot_delete(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     "one update after the other, without the steps of each.",
     count="int",
     as_id="?int",
+    **_VM,
 )
 def updates(c: Context, args: Mapping[str, Any]) -> Path[Any]:
-    return pass_updates(c.machine.vm, args.get("as_id", 0), args["count"])
+    return pass_updates(c.vm(args), args.get("as_id", 0), args["count"])
 
 
-@verb("KVM_GET_DIRTY_LOG; the result is errno and bitmap.", id="int", as_id="?int")
+@verb(
+    "KVM_GET_DIRTY_LOG; the result is errno and bitmap.",
+    id="int",
+    as_id="?int",
+    **_VM,
+)
 def dirty_get(c: Context, args: Mapping[str, Any]) -> Path[Any]:
-    return get_dirty_log(c.machine.vm, args.get("as_id", 0) << 16 | args["id"])
+    return get_dirty_log(c.vm(args), args.get("as_id", 0) << 16 | args["id"])
 
 
 @verb(
@@ -154,10 +170,11 @@ def dirty_get(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     first="int",
     pages="int",
     bits="int",
+    **_VM,
 )
 def dirty_clear(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     return clear_dirty_log(
-        c.machine.vm, args["id"], args["first"], args["pages"], args["bits"]
+        c.vm(args), args["id"], args["first"], args["pages"], args["bits"]
     )
 
 
@@ -165,14 +182,14 @@ def dirty_clear(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     "Turn KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 on; nothing happens where an architecture "
     "has none, or none with bitmaps that start with every bit set if that is asked.",
     initially_set="?word:yes|no",
+    **_VM,
 )
 async def manual_protect(c: Context, args: Mapping[str, Any]) -> None:
-    await _set_manual(c, args.get("initially_set") == "yes")
+    await _set_manual(c.vm(args), args.get("initially_set") == "yes")
 
 
 @op(name="enable manual protect")
-def _set_manual(c: Context, initially_set: bool) -> None:
-    vm = c.machine.vm
+def _set_manual(vm: Vm, initially_set: bool) -> None:
     if vm.k.generic_dirty_log and (vm.k.initially_set_log or not initially_set):
         vm.manual_protect = True
         vm.initially_set = initially_set
@@ -391,10 +408,10 @@ def exit_mm(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     return mmap.exit_mmap(c.machine.mm)
 
 
-@verb("The last file descriptor of the VM is closed.")
+@verb("The last file descriptor of the VM is closed.", **_VM)
 def vm_destroy(c: Context, args: Mapping[str, Any]) -> Path[Any]:
-    machine = c.machine
-    return destroy_vm(machine.vm, machine.subscriptions[machine.vm.name])
+    vm = c.vm(args)
+    return destroy_vm(vm, c.machine.subscriptions[vm.name])
 
 
 # -- marks -------------------------------------------------------------------------
@@ -459,7 +476,7 @@ def _look(c: Context, name: str, first: int, hva: int) -> None:
 
 
 @verb(
-    "Look at every entry of the VM's tables, and at every page of every memory.",
+    "Look at every entry of every VM's tables, and at every page of every memory.",
     name="name",
     also="?name",
 )
@@ -478,5 +495,6 @@ def _survey(c: Context, name: str, also: tuple[int, ...]) -> None:
             for vpn in range(start >> c.page_shift, start + size >> c.page_shift)
         ]
         frames[memory] = tuple(p >> PFN_SHIFT if p & PRESENT else 0 for p in ptes)
-    entries = survey_of(c.machine, also)
-    c.machine.world.note("survey", name=name, entries=entries, frames=frames)
+    # A VM that has been destroyed has no tables.
+    trees = tuple(survey_of(vm, also) if vm.users_count else () for vm in c.machine.vms)
+    c.machine.world.note("survey", name=name, trees=trees, frames=frames)

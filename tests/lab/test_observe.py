@@ -102,3 +102,15 @@ def test_of_two_trees_that_fit_none_is_shown_until_they_differ(x86, memory, watc
 
     memory.put(copy[1] + 7 * 8, 0)
     assert watched.look(x86.known).root == x86.root
+
+
+def test_the_tree_of_another_vm_is_none_of_its_own(x86, memory, watched):
+    """Two VMs that map the same pages to the same gfns."""
+    first = watched.look(x86.known)
+    second = memory.copy(0)[4]
+
+    assert watched.look(x86.known, 1).root == second
+    assert watched.look(x86.known).root == first.root
+    assert [
+        leaf.gfn for leaf in watched.look(Known(x86.known.frames, ()), 1).leaves
+    ] == [leaf.gfn for leaf in first.leaves]

@@ -113,10 +113,10 @@ def test_a_boot_serves_one_vm_after_the_other(session):
     for looks in seen:
         assert [look.answers for look in looks] == first
         assert [
-            [(leaf.gfn, leaf.level, leaf.kind) for leaf in look.leaves]
+            [(leaf.gfn, leaf.level, leaf.kind) for leaf in look.trees[0]]
             for look in looks
         ] == [
-            [(leaf.gfn, leaf.level, leaf.kind) for leaf in look.leaves]
+            [(leaf.gfn, leaf.level, leaf.kind) for leaf in look.trees[0]]
             for look in seen[0]
         ]
 

@@ -1,6 +1,7 @@
 """Recordings: the program that is done, and how it is written down."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -81,7 +82,7 @@ def test_a_program_survives_being_written_down():
     [
         (scenario(["read gfn=0"], tasks=2), "has 2 tasks"),
         (scenario(["migrate memory=ram page=0"]), "mine, step 1, .* from outside"),
-        (scenario([], vcpus=17), "at most 16 vCPUs and 31 memories"),
+        (scenario([], vcpus=17), "at most 4 VMs of 16 vCPUs, and 31 mem"),
         (
             scenario([], memory=[{"name": "ram", "mib": 2, "hugetlb": True}]),
             "no pages of hugetlbfs",
@@ -101,7 +102,7 @@ class Session:
 
     def __init__(self, looks):
         self.looks, self.done, self.alarms = list(looks), [], []
-        self.seen, self.touched = SimpleNamespace(root=0x1000), True
+        self.vms = [SimpleNamespace(seen=SimpleNamespace(root=0x1000))]
 
     def begin(self, setup):
         self.done.append(setup)
@@ -132,12 +133,12 @@ STEPS = ["slot id=0 memory=ram gfn=0", "read gfn=1"]
 LOOKS = [
     Look(
         ("slot id=0 flags=0 gpa=0 size=4000 rc=0 errno=0",),
-        (),
+        ((),),
         frames={"ram": (5, 6, 0, 9)},
     ),
     Look(
         ("run ld gpa=1010 rc=0 exit=5",),
-        (Leaf(1, 1, 0x6E67, 6, "leaf", 1),),
+        ((Leaf(1, 1, 0x6E67, 6, "leaf", 1),),),
         frames={"ram": (5, 6, 0, 9)},
         events=(Event("probe", "a", 'says "it"'), Event("", "", "", 3)),
         kernel_log=("WARNING: at mmu.c",),
@@ -152,8 +153,8 @@ def test_what_was_seen_is_read_again(tmp_path):
     assert recorder.complete
     assert recording.traces == ("a",)
     assert lines(recording.program) == lines(recorder.program)
-    assert first.survey == Survey((), {"ram": (5, 6, 0, 9)})
-    assert second.survey.entries == ((1, 1, 0x6E67),)
+    assert first.survey == Survey(((),), {"ram": (5, 6, 0, 9)})
+    assert second.survey.trees == (((1, 1, 0x6E67),),)
     assert second.console == ("run ld gpa=1010 rc=0 exit=5",)
     assert second.step == "read gfn=1"
     assert second.events == (("a", 'says "it"'),)
@@ -183,12 +184,35 @@ def test_what_was_recorded_before_an_error_is_kept(tmp_path):
 
 
 def test_a_tree_that_was_not_found_is_not_an_empty_one(tmp_path):
-    looks = [LOOKS[0], LOOKS[1]]
+    looks = [LOOKS[0], replace(LOOKS[1], trees=(None,))]
     recorder = Recorder(Session(looks), scenario(STEPS, code=0))
-    recorder.session.seen.root = None
     recorder.run()
 
     assert [stage["leaves"] for stage in recorder.document()["stages"][:2]] == [
+        [],
         None,
-        None,
+    ]
+
+
+def test_every_vm_has_a_tree_in_a_recording(tmp_path):
+    tree = LOOKS[1].trees[0]
+    session = Session([replace(LOOKS[0], trees=(tree, None)), LOOKS[1]])
+    session.vms *= 2
+    recorder = Recorder(session, scenario(STEPS[:1], code=0, count=2))
+    recorder.run()
+    path = tmp_path / "out.json"
+    path.write_text(text_of(recorder.document()), "utf-8")
+    recording = load(path)
+
+    assert session.done[0].vms == recording.program.vms == 2
+    assert recording.stages[0].survey.trees == (((1, 1, 0x6E67),), None)
+
+
+def test_each_vm_gets_code_of_its_own():
+    program = program_of(scenario(["read gfn=1 vm=1"], count=2), 4096)
+
+    assert [row.name for row in program.memory] == ["ram", "code", "code1"]
+    assert [line.text for line in program.setup] == [
+        "slot id=30 memory=code gfn=0xe0000",
+        "slot id=30 memory=code1 gfn=0xe0000 vm=1",
     ]

@@ -83,7 +83,7 @@ def test_what_no_kernel_can_be_made_to_do_is_refused():
 
 def test_memories_and_the_page_of_code():
     assert list(Board(SETUP, 4096).begin()) == [
-        "begin 2 3000",
+        "begin 2 3000 1",
         "memory 10 0 0 1 4 1 1",
         "memory 8 0 0 1 0",
     ]
@@ -93,10 +93,31 @@ def test_a_memory_of_the_name_code_holds_the_code():
     setup = Setup((Memory("ram", 4, contents=None), Memory("code", 1)), 1, 0xE0000)
 
     assert list(Board(setup, 4096).begin()) == [
-        "begin 1 e0000000",
+        "begin 1 e0000000 1",
         "memory 4 0 0 0 0",
         "memory 1 0 0 1 1",
     ]
+
+
+def test_each_vm_has_slots_of_its_own():
+    setup = Setup((Memory("code", 1), Memory("code1", 1), Memory("ram", 4)), 1, 0x90, 2)
+    board = Board(setup, 4096)
+
+    def done(text):
+        found = board.order(line_of(text, board.rows, 1, 2))
+        board.settle(succeeded=True)
+        return found.command, found.vm
+
+    assert list(board.begin())[:3] == ["begin 1 90000 2", *["memory 1 0 0 1 1"] * 2]
+    assert done("slot id=0 memory=ram gfn=8 vm=1") == ("slot 0 0 0 8000 4000 2 0", 1)
+    assert done("slot id=0 memory=ram gfn=0")[1] == 0
+    assert done("read gfn=8 vm=1") == ("run 0 ld 8010", 1)
+    frames = {"ram": (5, 6, 7, 8)}
+    assert sorted(board.frames_by_gfn(frames)) == [0, 1, 2, 3]
+    assert sorted(board.frames_by_gfn(frames, 1)) == [8, 9, 10, 11]
+
+    board.forget(1)
+    assert board.frames_by_gfn(frames, 1) == {}
 
 
 def test_pages_behind_gfns_follow_the_slots_that_there_are():

@@ -20,7 +20,7 @@ import random
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from kvmarch.lab.sides import Memory, Setup
+from kvmarch.lab.sides import Memory, Setup, code_memory
 from kvmarch.scenarios.verbs import LEAVE_GPA
 
 CODE_GPA = 0xE000_0000
@@ -41,7 +41,8 @@ class Shape:
     :param huge_pages: pages of a huge page; 1 if there are none.
     :param readonly: whether slots may be read-only.
     :param address_spaces: of memslots.
-    :param vcpus: at most so many.
+    :param vcpus: at most so many, of each VM.
+    :param vms: at most so many, in one process.
     """
 
     page_size: int = 4096
@@ -49,10 +50,11 @@ class Shape:
     readonly: bool = True
     address_spaces: int = 1
     vcpus: int = 2
+    vms: int = 2
 
 
 class Program(NamedTuple):
-    """A VM and what is done with it."""
+    """A process with its VMs, and what is done with them."""
 
     setup: Setup
     lines: tuple[str, ...]
@@ -70,7 +72,7 @@ class Slot(NamedTuple):
 
 @dataclass(slots=True)
 class Chooser:
-    """A VM as whoever makes up steps for it believes it to be.
+    """A process as whoever makes up steps for it believes it to be.
 
     :param state: by memory, what is true of each page.
     :param split: memories that are no longer one mapping.
@@ -81,7 +83,10 @@ class Chooser:
     rng: random.Random
     memories: dict[str, Memory] = field(default_factory=dict)
     state: dict[str, list[int]] = field(default_factory=dict)
-    slots: dict[tuple[int, int], Slot] = field(default_factory=dict)
+    every: list[dict[tuple[int, int], Slot]] = field(default_factory=list)
+    """Slots of each VM, by address space and number."""
+    vm: int = 0
+    """The VM that the step at hand is about, if it is about one."""
     split: set[str] = field(default_factory=set)
     merged: tuple[int, int] | None = None
     doubtful: set[Slot] = field(default_factory=set)
@@ -90,15 +95,26 @@ class Chooser:
     """The page that the host has changed last: the guest likes to go there."""
     forks: int = 0
     vcpus: int = 1
-    manual: bool = False
+    manual: set[int] = field(default_factory=set)
+    """VMs that only KVM_CLEAR_DIRTY_LOG protects."""
+    gone: set[int] = field(default_factory=set)
+    """VMs that have been destroyed."""
+
+    @property
+    def slots(self) -> dict[tuple[int, int], Slot]:
+        """Return the slots of the VM at hand."""
+        return self.every[self.vm]
 
     # -- the VM ------------------------------------------------------------------------
 
     def begin(self) -> Setup:
-        """Return the VM, with memories of all kinds."""
+        """Return the VMs, with memories of all kinds."""
         rng, huge = self.rng, self.shape.huge_pages
         contents = tuple(rng.choice((1, 1, 2, 3)) for _ in range(8))
-        self._memory(Memory("code", 1))
+        vms = rng.randint(1, self.shape.vms)
+        self.every = [{} for _ in range(vms)]
+        for vm in range(vms):
+            self._memory(Memory(code_memory(vm), 1))
         self._memory(Memory("ram", 16, contents=contents))
         self._memory(Memory("rom", 8))
         self._memory(Memory("spare", 8, contents=None))
@@ -109,7 +125,7 @@ class Chooser:
             self._memory(Memory("big", count, huge=True, contents=touched))
         self.vcpus = rng.randint(1, self.shape.vcpus)
         code = CODE_GPA // self.shape.page_size
-        return Setup(tuple(self.memories.values()), self.vcpus, code)
+        return Setup(tuple(self.memories.values()), self.vcpus, code, vms)
 
     def _memory(self, row: Memory) -> None:
         self.memories[row.name] = row
@@ -119,10 +135,11 @@ class Chooser:
     # -- choosing ----------------------------------------------------------------------
 
     def name(self) -> str:
-        """Return a memory, but that of the code; often the one of last time."""
+        """Return a memory, but none with the code; often the one of last time."""
         if self.last[0] and self.rng.random() < 0.4:
             return self.last[0]
-        return self.rng.choice([name for name in self.memories if name != "code"])
+        codes = map(code_memory, range(len(self.every)))
+        return self.rng.choice(sorted(self.memories.keys() - codes))
 
     def part(self, name: str) -> tuple[int, int]:
         """Return first page and number of pages, at an edge rather than between."""

@@ -12,7 +12,8 @@ What a kernel may choose by itself is let pass by these rules, and by nothing el
 - Whether the host had a huge page to give. Where the second side's memory begins a
   run of pages as long and as aligned as a huge page, and the first side's does not,
   the rest of this VM is not compared, and counted.
-- A tree that nobody can find is not compared, and counted.
+- A tree that nobody can find is not compared, and counted. Of several VMs each is
+  compared for itself.
 - Trace events are compared as those of recordings are, see
   :mod:`kvmarch.recordings.traces`: those that both kernels have. A page that KSM could
   not merge at once may be tried again, because somebody held it for a moment.
@@ -24,8 +25,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from kvmarch.lab.sides import Leaf, Look, Setup
-from kvmarch.recordings.surveys import compare_entries, compare_frames, exactly
+from kvmarch.lab.sides import Leaf, Look, Setup, Tree
+from kvmarch.recordings.surveys import compare_entries, compare_frames, exactly, tree_of
 from kvmarch.recordings.traces import compare_traced
 
 _EXIT_OF_FAILURE = re.compile(r"( rc=-\d+) exit=\d+")
@@ -47,7 +48,7 @@ class Difference(NamedTuple):
 
 
 class Comparer:
-    """Compares the looks of one VM.
+    """Compares the looks of one process with its VMs.
 
     :param huge_pages: pages of a huge page; 1 if there are none.
     :param repoint: returns an entry of the second side, at its level, with another
@@ -69,10 +70,10 @@ class Comparer:
         self.unlike = False
         """Whether the host has given this VM other pages than the model's has."""
         self.not_walked = 0
-        """Steps after which a side did not find its tree."""
+        """Steps after which a side did not find a tree."""
 
     def begin(self, setup: Setup) -> None:
-        """Begin with another VM."""
+        """Begin with another process."""
         self._pages.clear()
         self._huge = {row.name: row.pages for row in setup.memories if row.huge}
         self.unlike = False
@@ -98,22 +99,34 @@ class Comparer:
         return self._compare_trees(real, model) or _compare_events(real, model)
 
     def _compare_trees(self, real: Look, model: Look) -> Difference | None:
-        if not (real.walked and model.walked):
-            self.not_walked += 1
-            return None
-        text = compare_entries(
-            ((leaf.gfn, leaf.level, leaf.entry) for leaf in real.leaves),
-            ((leaf.gfn, leaf.level, leaf.entry) for leaf in model.leaves),
-            self._moved(model),
-            self._alike,
-        )
-        return Difference("tree", "", text) if text else None
-
-    def leaves(self, real: Look, model: Look) -> Iterator[tuple[Leaf, bool]]:
-        """Yield the leaves that only one side has, and whether it is the first."""
+        self.not_walked += None in (*real.trees, *model.trees)
         moved = self._moved(model)
-        theirs = {(leaf.gfn, leaf.level): leaf for leaf in real.leaves}
-        ours = {(leaf.gfn, leaf.level): leaf for leaf in model.leaves}
+        for number, theirs, ours in _pairs(real, model):
+            text = compare_entries(
+                ((leaf.gfn, leaf.level, leaf.entry) for leaf in theirs),
+                ((leaf.gfn, leaf.level, leaf.entry) for leaf in ours),
+                moved,
+                self._alike,
+            )
+            if text:
+                return Difference("tree", "", f"{tree_of(number)}: {text}")
+        return None
+
+    def leaves(self, real: Look, model: Look) -> Iterator[tuple[int, Leaf, bool]]:
+        """Yield the leaves that only one side has.
+
+        :returns: the VM's number, the leaf, and whether it is the first side's.
+        """
+        moved = self._moved(model)
+        for number, theirs, ours in _pairs(real, model):
+            for leaf, first in self._only_one_has(theirs, ours, moved):
+                yield number, leaf, first
+
+    def _only_one_has(
+        self, real: Tree, model: Tree, moved: Callable[[int, int], int]
+    ) -> Iterator[tuple[Leaf, bool]]:
+        theirs = {(leaf.gfn, leaf.level): leaf for leaf in real}
+        ours = {(leaf.gfn, leaf.level): leaf for leaf in model}
         for place in sorted(theirs.keys() | ours.keys()):
             left, right = theirs.get(place), ours.get(place)
             if left and right:
@@ -138,7 +151,11 @@ class Comparer:
 
     def _moved(self, look: Look) -> Callable[[int, int], int]:
         """Return what puts the first side's page into an entry of the second's."""
-        frames = {(leaf.entry, leaf.level): leaf.pfn for leaf in look.leaves}
+        frames = {
+            (leaf.entry, leaf.level): leaf.pfn
+            for tree in look.trees
+            for leaf in tree or ()
+        }
 
         def moved(entry: int, level: int) -> int:
             pfn = frames[entry, level]
@@ -155,6 +172,14 @@ def _is_huge(pfns: tuple[int, ...], size: int) -> bool:
     return (
         bool(first) and not first % size and pfns == tuple(range(first, first + size))
     )
+
+
+def _pairs(real: Look, model: Look) -> Iterator[tuple[int, Tree, Tree]]:
+    """Yield number and trees of each VM whose tree both sides have found."""
+    pairs = zip(real.trees, model.trees, strict=True)
+    for number, (theirs, ours) in enumerate(pairs):
+        if theirs is not None and ours is not None:
+            yield number, theirs, ours
 
 
 def _compare_events(real: Look, model: Look) -> Difference | None:

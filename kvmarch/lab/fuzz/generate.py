@@ -1,5 +1,7 @@
 """Random sequences of steps, valid and invalid, that favour boundaries.
 
+A process has one VM or two, with slots and vCPUs of their own over the same memory.
+
 What a sequence is depends on its seed and the shape of the machine alone. The
 generator follows roughly what its steps do, so that valid ones are frequent; it never
 asks whether one was right, that is what is compared.
@@ -33,7 +35,8 @@ from kvmarch.lab.fuzz.chooser import (
     Shape,
     Slot,
 )
-from kvmarch.scenarios.verbs import LEAVE_GPA
+from kvmarch.lab.sides import code_memory
+from kvmarch.scenarios.verbs import LEAVE_GPA, VERBS
 
 WEIGHTS: Mapping[str, int] = {
     "read": 28,
@@ -58,6 +61,7 @@ WEIGHTS: Mapping[str, int] = {
     "dirty_get": 9,
     "dirty_clear": 4,
     "manual_protect": 1,
+    "destroy": 1,
 }
 """How often each kind of step is tried; the names are methods of the generator."""
 
@@ -339,6 +343,15 @@ class _Generator(Chooser):
         self.split.add("ram")
         return _line("ksm_merge", **self.pages("ram", first, count))
 
+    def destroy(self) -> str | None:
+        """Let a VM go, late, while another one stays."""
+        if self.vm in self.gone or len(self.gone) + 1 == len(self.every):
+            return None
+        if self.rng.random() < 0.7:
+            return None
+        self.gone.add(self.vm)
+        return "vm_destroy"
+
     # -- dirty logs --------------------------------------------------------------------
 
     def logged(self, keys: list[tuple[int, int]]) -> tuple[int, int] | None:
@@ -373,14 +386,20 @@ class _Generator(Chooser):
         )
 
     def manual_protect(self) -> str | None:
-        if self.manual:
+        if self.vm in self.manual:
             return None
-        self.manual = True
+        self.manual.add(self.vm)
         return _line("manual_protect", initially_set=self.rng.choice(("yes", "no")))
 
 
 def _line(verb: str, **args: object) -> str:
     return " ".join([verb, *(f"{name}={value}" for name, value in args.items())])
+
+
+def _of(vm: int, line: str) -> str:
+    """Return a line that is about a VM, if its verb is about any."""
+    names = "vm" in VERBS[line.partition(" ")[0]].params
+    return f"{line} vm={vm}" if vm and names else line
 
 
 def program(
@@ -390,21 +409,25 @@ def program(
     shape: Shape,
     weights: Mapping[str, int] = WEIGHTS,
 ) -> Program:
-    """Return the VM of a number in a seed's row, and so many steps.
+    """Return the process of a number in a seed's row, and so many steps.
 
     :param weights: how often each kind of step is tried.
     """
     rng = random.Random(f"{seed}/{number}")  # noqa: S311 - no secret
     generator = _Generator(shape, rng)
     setup = generator.begin()
-    lines = [_line("slot", id=0, memory="code", gfn=setup.code_gfn)]
+    lines = [
+        _of(vm, _line("slot", id=0, memory=code_memory(vm), gfn=setup.code_gfn))
+        for vm in range(setup.vms)
+    ]
     kinds, odds = list(weights), list(weights.values())
     makers: dict[str, Callable[[], str | None]] = {
         kind: getattr(generator, "slot_" if kind == "slot" else kind) for kind in kinds
     }
     while len(lines) < steps:
         (kind,) = rng.choices(kinds, odds)
+        generator.vm = rng.choice(sorted(set(range(setup.vms)) - generator.gone))
         line = makers[kind]()
         if line is not None:
-            lines.append(line)
+            lines.append(_of(generator.vm, line))
     return Program(setup, tuple(lines))

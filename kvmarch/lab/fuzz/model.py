@@ -22,8 +22,8 @@ from kvmarch.walk.names import Machine, Names
 U64 = (1 << 64) - 1
 EXITS = {"hlt": 5, "mmio": 6}
 """KVM_EXIT_HLT and KVM_EXIT_MMIO, by the model's names."""
-ENDS = ("exit_mm", "vm_destroy")
-"""After them there is no VM to look at."""
+ENDS = ("exit_mm",)
+"""After them there is no memory to look at."""
 _TASK = "probe"
 
 
@@ -52,7 +52,7 @@ class ModelSide:
         self._accessed: set[int] = set()
 
     def begin(self, setup: Setup) -> None:
-        """Make a new VM in a new process."""
+        """Make the VMs in a new process."""
         program = scenario_of(setup, ())
         self._memory = {row.name: row for row in program.memory}
         self._accessed = set()
@@ -68,11 +68,11 @@ class ModelSide:
         context = self._context
         if context is None:
             raise LabError(f"{line!r}: no VM; begin one first")
-        vm, world = context.machine.vm, context.machine.world
-        checked = line_of(line, self._memory, len(vm.vcpus))
+        vms, world = context.machine.vms, context.machine.world
+        checked = line_of(line, self._memory, len(vms[0].vcpus), len(vms))
         lost = len(world.violations)
         del world.events[:]
-        for vcpu in vm.vcpus:
+        for vcpu in [vcpu for vm in vms for vcpu in vm.vcpus]:
             # A TLB may lose what it holds at any time. Emulated ones do so whenever a
             # guest is entered: what a flush forgot is not seen there.
             vcpu.tlb.drop_all()
@@ -89,24 +89,20 @@ class ModelSide:
         found = next((e.data for e in world.events if e.name == "survey"), None)
         fresh = world.violations[lost:]
         self.lost.extend(loss for loss in fresh if loss.property != "warn")
-        look = Look(
+        return Look(
             tuple(self._answers(checked, results[_TASK, 0], world.events)),
-            walked=found is not None,
+            trees=(None,) * len(vms)
+            if found is None
+            else tuple(
+                tuple(self._leaf(*entry) for entry in t) for t in found["trees"]
+            ),
+            frames={} if found is None else found["frames"],
             traced=self._tracer.of_model(world.events),
             kernel_log=tuple(v.sentence for v in fresh if v.property == "warn"),
         )
-        if found is None:
-            return look
-        return Look(
-            look.answers,
-            tuple(self._leaf(*entry) for entry in found["entries"]),
-            frames=found["frames"],
-            traced=look.traced,
-            kernel_log=look.kernel_log,
-        )
 
     def end(self) -> None:
-        """Let the VM and its process go."""
+        """Let the VMs and their process go."""
         self._context = None
 
     def _leaf(self, gfn: int, level: int, entry: int) -> Leaf:

@@ -29,6 +29,7 @@ def save_scenario(scenario: Scenario, path: Path) -> None:
         f"tags   = {_value(list(scenario.tags))}",
         "",
         "[vm]",
+        *([f"count = {scenario.vms}"] if scenario.vms > 1 else []),
         f"vcpus = {scenario.vcpus}",
         f"code = {scenario.code:#x}",
         "memory = [",

@@ -20,7 +20,7 @@ def scenario_of(
     """Return a scenario of one task that does some lines."""
     memory = tuple(_memory(row) for row in setup.memories)
     known = {row.name: row for row in memory}
-    steps = tuple(line_of(line, known, setup.vcpus) for line in lines)
+    steps = tuple(line_of(line, known, setup.vcpus, setup.vms) for line in lines)
     return Scenario(
         name=name,
         title=title,
@@ -33,6 +33,7 @@ def scenario_of(
         watch=(),
         columns=(),
         expects=(),
+        vms=setup.vms,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from kvmarch.lab.fuzz.compare import Comparer
 from kvmarch.lab.fuzz.run import Found
-from kvmarch.lab.sides import Memory
+from kvmarch.lab.sides import Memory, Setup
 from kvmarch.report.render import render
 from kvmarch.report.table import Column, Table
 from kvmarch.walk.names import Names
@@ -24,13 +24,14 @@ def show(found: Found, comparer: Comparer, names: Names) -> str:
     least = _counted(len(found.program.lines), "step")
     lines = [
         f"VM {found.number}: {difference.what} differs after {before}; least {least}:",
-        f"  {_counted(setup.vcpus, 'vCPU')}; {'; '.join(map(_memory, setup.memories))}",
+        f"  {_vms(setup)}; {'; '.join(map(_memory, setup.memories))}",
         *(f"    {line}" for line in found.program.lines),
         f"  {difference.text}",
     ]
     rows = list(_rows(found, comparer, names))
     if rows:
-        columns = ("side", "gfn", "level", "entry", "kind", "fields")
+        columns: tuple[str, ...] = ("side", "gfn", "level", "entry", "kind", "fields")
+        columns = ("vm", *columns) if setup.vms > 1 else columns
         table = Table("", tuple(map(Column, columns)), rows)
         text = render(table, "text").strip("\n")
         lines += ["", *(f"  {line}".rstrip() for line in text.splitlines())]
@@ -40,10 +41,11 @@ def show(found: Found, comparer: Comparer, names: Names) -> str:
 def _rows(
     found: Found, comparer: Comparer, names: Names
 ) -> Iterator[Mapping[str, Any]]:
-    for leaf, real in comparer.leaves(*found.seen.looks):
+    for vm, leaf, real in comparer.leaves(*found.seen.looks):
         named = names.of(leaf.entry, leaf.level)
         yield {
             "side": "recorded" if real else "model",
+            "vm": vm,
             "gfn": f"{leaf.gfn:#x}",
             "level": leaf.level,
             "entry": f"{leaf.entry:#x}",
@@ -58,6 +60,11 @@ def _memory(row: Memory) -> str:
     words += ["untouched"] if row.contents is None else []
     words += [f"contents {' '.join(map(str, row.contents))}"] if row.contents else []
     return ", ".join(words)
+
+
+def _vms(setup: Setup) -> str:
+    vcpus = _counted(setup.vcpus, "vCPU")
+    return f"{setup.vms} VMs of {vcpus} each" if setup.vms > 1 else vcpus
 
 
 def _counted(count: int, what: str) -> str:

@@ -1,6 +1,6 @@
 /* What the parts of the probe share. One static program: as pid 1 it is the init of
  * the lab's small initramfs (init.c); started by that again it is the process that
- * owns a VM and does one step after the other (steps.c, memory.c, guest.c).
+ * owns a VM or several and does one step after the other (steps.c, memory.c, guest.c).
  *
  * Lines on the console, from the outside: a command. To the outside: "@X text":
  *   @K release machine page-size   @P module.parameter=value   @# remark
@@ -17,6 +17,7 @@
 #include <sys/types.h>
 
 #define MAX_MEMORIES 32
+#define MAX_VMS 4
 #define MAX_VCPUS 16
 #define MAX_COMMAND (1 << 16)	/* with the byte that ends it */
 

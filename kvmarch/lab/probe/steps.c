@@ -1,4 +1,4 @@
-/* The probe: a process with one VM, which does what it is told. */
+/* The probe: a process with a VM or several, which does what it is told. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -20,9 +20,12 @@
 #define BITMAP_WORDS (1 << 13)
 #define RUN_LIMIT 5 /* seconds that one KVM_RUN may take */
 
-static int kvm = -1, vm = -1, vcpu_count, vcpus[MAX_VCPUS];
+static struct vm {
+	int fd, vcpu_count, vcpus[MAX_VCPUS];
+	struct kvm_run *runs[MAX_VCPUS];
+} vms[MAX_VMS], *vm = vms;	/* that which commands are about */
+static int kvm = -1, vm_count;
 static size_t run_size;
-static struct kvm_run *runs[MAX_VCPUS];
 static uint64_t code_gpa;
 
 static void remark(const char *what)
@@ -32,36 +35,54 @@ static void remark(const char *what)
 
 static void make_vcpu(int i)
 {
-	vcpus[i] = ioctl(vm, KVM_CREATE_VCPU, i);
-	if (vcpus[i] < 0) {
+	vm->vcpus[i] = ioctl(vm->fd, KVM_CREATE_VCPU, i);
+	if (vm->vcpus[i] < 0) {
 		remark("KVM_CREATE_VCPU");
 		return;
 	}
-	runs[i] = mmap(NULL, run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpus[i], 0);
-	if (guest_vcpu(vm, vcpus[i]))
+	vm->runs[i] = mmap(NULL, run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vm->vcpus[i], 0);
+	/* A child that had it would keep the VM. */
+	madvise(vm->runs[i], run_size, MADV_DONTFORK);
+	if (guest_vcpu(vm->fd, vm->vcpus[i]))
 		remark("vCPU");
 }
 
-/* begin <vcpus> <gpa of the code> */
+static void make_vm(int vcpu_count)
+{
+	vm->fd = ioctl(kvm, KVM_CREATE_VM, 0);
+	if (vm->fd < 0) {
+		remark("KVM_CREATE_VM");
+		exit(1);
+	}
+	if (guest_vm(vm->fd))
+		remark("VM");
+	vm->vcpu_count = vcpu_count;
+	for (int i = 0; i < vcpu_count && i < MAX_VCPUS; i++)
+		make_vcpu(i);
+}
+
+/* at <vm>: what follows is about that one */
+static void at(char *words)
+{
+	uint64_t i = number(&words);
+	vm = &vms[i < MAX_VMS ? i : 0];
+}
+
+/* begin <vcpus of each VM> <gpa of the code> <vms> */
 static void begin(char *words)
 {
-	vcpu_count = number(&words);
+	int vcpu_count = number(&words);
 	code_gpa = number(&words);
+	vm_count = number(&words);
 	kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (kvm < 0) {
 		remark("/dev/kvm");
 		exit(1);
 	}
-	vm = ioctl(kvm, KVM_CREATE_VM, 0);
-	if (vm < 0) {
-		remark("KVM_CREATE_VM");
-		exit(1);
-	}
-	if (guest_vm(vm))
-		remark("VM");
 	run_size = ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-	for (int i = 0; i < vcpu_count && i < MAX_VCPUS; i++)
-		make_vcpu(i);
+	for (vm = vms; vm < vms + vm_count && vm < vms + MAX_VMS; vm++)
+		make_vm(vcpu_count);
+	vm = vms;
 }
 
 /* slot <as_id> <id> <flags> <gpa> <size> <memory or -1> <offset in bytes> */
@@ -77,7 +98,7 @@ static void slot(char *words)
 		.memory_size = size, .userspace_addr = hva,
 	};
 	errno = 0;
-	int rc = ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region);
+	int rc = ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &region);
 	out("C slot id=%u flags=%u gpa=%" PRIx64 " size=%" PRIx64 " rc=%d errno=%d\n",
 	    region.slot, region.flags, gpa, size, rc, errno);
 }
@@ -95,13 +116,13 @@ static void enter(char *words)
 	uint64_t gpa = number(&words);
 	struct itimerval limit = { .it_value.tv_sec = RUN_LIMIT }, none = { 0 };
 	int at = !strcmp(what, "ld") ? CODE_LOAD : !strcmp(what, "st") ? CODE_STORE : CODE_JUMP;
-	struct kvm_run *run = runs[i];
-	if (guest_regs(vcpus[i], code_gpa + at, gpa))
+	struct kvm_run *run = vm->runs[i];
+	if (guest_regs(vm->vcpus[i], code_gpa + at, gpa))
 		remark("registers");
 	run->exit_reason = 0;
 	setitimer(ITIMER_REAL, &limit, NULL);
 	errno = 0;
-	int rc = ioctl(vcpus[i], KVM_RUN, 0), err = errno, why = run->exit_reason;
+	int rc = ioctl(vm->vcpus[i], KVM_RUN, 0), err = errno, why = run->exit_reason;
 	setitimer(ITIMER_REAL, &none, NULL);
 	char more[64] = "";
 	if (rc)
@@ -119,7 +140,7 @@ static void enter(char *words)
 	else if (why == KVM_EXIT_MMIO) {
 		/* Complete the access before registers are set again. */
 		run->immediate_exit = 1;
-		ioctl(vcpus[i], KVM_RUN, 0);
+		ioctl(vm->vcpus[i], KVM_RUN, 0);
 		run->immediate_exit = 0;
 	}
 }
@@ -144,7 +165,7 @@ static void dirty_get(char *words)
 	memset(bits, 0, sizeof bits);
 	struct kvm_dirty_log log = { .slot = number(&words), .dirty_bitmap = bits };
 	errno = 0;
-	int rc = ioctl(vm, KVM_GET_DIRTY_LOG, &log);
+	int rc = ioctl(vm->fd, KVM_GET_DIRTY_LOG, &log);
 	print_bits("dirty", rc, errno, bits);
 }
 
@@ -159,7 +180,7 @@ static void dirty_clear(char *words)
 	for (int i = 0; i < BITMAP_WORDS && *words; i++)
 		bits[i] = number(&words);
 	errno = 0;
-	int rc = ioctl(vm, KVM_CLEAR_DIRTY_LOG, &log);
+	int rc = ioctl(vm->fd, KVM_CLEAR_DIRTY_LOG, &log);
 	out("C clear rc=%d errno=%d\n", rc, errno);
 }
 
@@ -168,20 +189,21 @@ static void manual(char *words)
 {
 	struct kvm_enable_cap cap = { .cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 };
 	cap.args[0] = number(&words);
-	if (ioctl(vm, KVM_ENABLE_CAP, &cap))
+	if (ioctl(vm->fd, KVM_ENABLE_CAP, &cap))
 		remark("KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2");
 }
 
 /* The last descriptors of the VM go; the process and its memory stay. */
 static void destroy(void)
 {
-	for (int i = 0; i < vcpu_count; i++) {
-		if (runs[i])
-			munmap(runs[i], run_size);
-		close(vcpus[i]);
+	for (int i = 0; i < vm->vcpu_count; i++) {
+		if (vm->runs[i])
+			munmap(vm->runs[i], run_size);
+		close(vm->vcpus[i]);
 	}
-	vcpu_count = 0;
-	close(vm);
+	vm->vcpu_count = 0;
+	close(vm->fd);
+	vm->fd = -1;
 }
 
 static void end_children(void)
@@ -199,10 +221,11 @@ static void step(const char *verb, char *words)
 		begin(words);
 	else if (!strcmp(verb, "memory"))
 		add_memory(words);
+	else if (!strcmp(verb, "at"))
+		at(words);
 	else if (!strcmp(verb, "frames")) {
-		/* Any ioctl of the VM lets the probe point read its counters. */
-		if (vm >= 0)
-			ioctl(vm, KVM_CHECK_EXTENSION, 0);
+		/* Any ioctl of the first VM lets the probe point read its counters. */
+		ioctl(vms->fd, KVM_CHECK_EXTENSION, 0);
 		frames(words);
 	} else if (!strcmp(verb, "slot"))
 		slot(words);

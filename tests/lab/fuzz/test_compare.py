@@ -23,7 +23,7 @@ def leaf(gfn, pfn, bits=1, level=1):
 
 def look(*pfns, leaves=(), answers=(), **more):
     frames = {"ram": pfns, "big": (0,) * 16}
-    return Look(answers, tuple(leaves), frames=frames, **more)
+    return Look(answers, (tuple(leaves),), frames=frames, **more)
 
 
 def test_page_numbers_may_be_others(comparer):
@@ -55,8 +55,7 @@ def test_entries_must_be_the_same(comparer, model):
     found = comparer.compare(real, look(90, 90, 0, 80, leaves=model))
 
     assert found.what == "tree"
-    sides = [real for _leaf, real in comparer.leaves(real, look(leaves=model))]
-    assert sides
+    assert list(comparer.leaves(real, look(leaves=model)))
 
 
 def test_the_exit_of_a_run_that_failed_does_not_count(comparer):
@@ -81,7 +80,28 @@ def test_the_same_difference_may_be_about_another_page(comparer):
 
 
 def test_a_tree_that_is_not_found_is_counted(comparer):
-    assert comparer.compare(look(walked=False), look(leaves=[leaf(1, 9)])) is None
+    unknown = Look(trees=(None,), frames=look().frames)
+
+    assert comparer.compare(unknown, look(leaves=[leaf(1, 9)])) is None
+    assert comparer.not_walked == 1
+
+
+def test_each_vm_has_a_tree_of_its_own(comparer):
+    one, two = (leaf(1, 5),), (leaf(8, 5),)
+    frames = {"ram": (5,), "big": (0,) * 16}
+    both, swapped = (Look(trees=t, frames=frames) for t in ((one, two), (two, one)))
+    second, unknown = (Look(trees=(one, t), frames=frames) for t in (one, None))
+
+    assert comparer.compare(both, both) is None
+    assert comparer.compare(both, swapped).what == "tree"
+    assert comparer.compare(both, second).text.startswith("tree of VM 1: gfn 0x1 ")
+    assert [
+        (vm, leaf.gfn, real) for vm, leaf, real in comparer.leaves(both, second)
+    ] == [
+        (1, 1, False),
+        (1, 8, True),
+    ]
+    assert comparer.compare(both, unknown) is None
     assert comparer.not_walked == 1
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from kvmarch.lab.fuzz.generate import WEIGHTS, Shape, program
 from kvmarch.lab.fuzz.scenario import scenario_of
-from kvmarch.scenarios.verbs import LEAVE_GPA
+from kvmarch.scenarios.verbs import LEAVE_GPA, VERBS
 
 SHAPES = [
     pytest.param(Shape(address_spaces=2), id="x86"),
@@ -48,8 +48,9 @@ def test_every_line_is_one_of_a_scenario(shape):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_kind_of_step_occurs(shape):
-    verbs = {"slot", "slot_delete", *WEIGHTS} - {
-        *("outside", "overlap", "wrong", "flags", "same", "move", "delete", "reshape")
+    verbs = {"slot", "slot_delete", "vm_destroy", *WEIGHTS} - {
+        *("outside", "overlap", "wrong", "flags", "same", "move", "delete", "reshape"),
+        "destroy",
     }
     seen = {
         line.split()[0]
@@ -58,6 +59,23 @@ def test_every_kind_of_step_occurs(shape):
     }
 
     assert seen == verbs
+
+
+def test_a_vm_that_is_gone_is_asked_for_nothing():
+    gone = 0
+    for number in range(60):
+        made = program(1, number, 40, Shape())
+        words = [line.split() for line in made.lines]
+        ends = [at for at, line in enumerate(words) if line[0] == "vm_destroy"]
+        assert len(ends) < made.setup.vms
+        for at in ends:
+            vm = [word for word in words[at] if word.startswith("vm=")]
+            for verb, *args in words[at + 1 :]:
+                if "vm" in VERBS[verb].params:
+                    gone += 1
+                    assert [word for word in args if word.startswith("vm=")] != vm
+
+    assert gone > 10
 
 
 def slots(made):

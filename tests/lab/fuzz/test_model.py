@@ -65,11 +65,12 @@ def test_the_whole_tree_and_all_pages_are_seen(plugins):
     look = side.do("write gfn=2")
     outside = side.do("read gfn=0x40")
 
-    assert [leaf.gfn for leaf in look.leaves] == [2, CODE]
-    assert {leaf.kind for leaf in look.leaves} == {"leaf"}
-    assert look.leaves[0].pfn == look.frames["ram"][2]
+    (tree,) = look.trees
+    assert [leaf.gfn for leaf in tree] == [2, CODE]
+    assert {leaf.kind for leaf in tree} == {"leaf"}
+    assert tree[0].pfn == look.frames["ram"][2]
     assert look.frames["spare"] == (0,) * 8
-    assert [leaf.kind for leaf in outside.leaves] == ["leaf", "mmio", "leaf"]
+    assert [leaf.kind for leaf in outside.trees[0]] == ["leaf", "mmio", "leaf"]
 
 
 def test_two_pages_that_ksm_merges_are_one(plugins):
@@ -98,11 +99,39 @@ def test_each_vm_is_new(plugins):
         side.do("write gfn=2")
 
     side.begin(Setup(ROWS, 1, CODE))
-    assert side.do(f"slot id=0 memory=code gfn={CODE}").leaves == ()
+    assert side.do(f"slot id=0 memory=code gfn={CODE}").trees == ((),)
 
 
 def test_after_the_end_there_is_no_tree(plugins):
-    assert not begun(plugins).do("vm_destroy").walked
+    assert begun(plugins).do("exit_mm").trees == (None,)
+
+
+def test_several_vms_have_a_tree_each(plugins):
+    arch = plugins.get("x86")
+    side = ModelSide(link(arch, (6, 1)), arch.info.settle((6, 1), {}))
+    side.begin(
+        Setup((Memory("code", 1), Memory("code1", 1), Memory("ram", 8)), 1, CODE, 2)
+    )
+    for line in (
+        f"slot id=0 memory=code gfn={CODE}",
+        f"slot id=0 memory=code1 gfn={CODE} vm=1",
+        "slot id=1 memory=ram gfn=0",
+        "slot id=1 memory=ram gfn=0 vm=1",
+        "write gfn=2",
+    ):
+        side.do(line)
+    look = side.do("write gfn=3 vm=1")
+    after = side.do("dontneed memory=ram page=2 pages=2")
+    rest = side.do("vm_destroy")
+
+    assert [[leaf.gfn for leaf in tree] for tree in look.trees] == [
+        [2, CODE],
+        [3, CODE],
+    ]
+    assert look.trees[0][1].pfn != look.trees[1][1].pfn
+    assert after.traced.notifiers == ("kvm_unmap_hva_range 2:2-4",) * 2
+    assert [len(tree) for tree in after.trees] == [1, 1]
+    assert [len(tree) for tree in rest.trees] == [0, 1]
 
 
 def test_a_line_that_is_none_is_refused(plugins):

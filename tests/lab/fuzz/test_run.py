@@ -67,7 +67,7 @@ def test_what_a_change_does_is_found_in_the_fewest_steps(plugins):
     verbs = [line.split()[0] for line in found[-1].program.lines]
     assert sorted(verbs[:-1]) == ["mprotect", "mprotect", "slot", "slot"]
     assert verbs[-1] in {"read", "exec"}
-    leaves = [leaf for leaf, _real in run.comparer.leaves(*found[-1].seen.looks)]
+    leaves = [leaf for _vm, leaf, _real in run.comparer.leaves(*found[-1].seen.looks)]
     assert len(leaves) == 2
 
 

@@ -43,3 +43,34 @@ def test_what_no_line_names_goes():
 
 def test_a_line_alone_stays():
     assert shrink(of("a"), lambda smaller: True).lines == ("a",)
+
+
+MEMORIES = (Memory("code", 1), Memory("code1", 1), Memory("ram", 4))
+BOTH = Program(
+    Setup(MEMORIES, 2, 9, 2),
+    (
+        "slot id=0 memory=code gfn=9",
+        "slot id=0 memory=code1 gfn=9 vm=1",
+        "touch memory=ram",
+        "read gfn=0",
+        "read gfn=0 vm=1 vcpu=1",
+    ),
+)
+
+
+def test_a_vm_that_shows_it_alone_stays_alone():
+    def shows(smaller):
+        words = " ".join(smaller.lines)
+        return "touch" in words and "vcpu=1" in words
+
+    best = shrink(BOTH, shows)
+
+    assert best.lines == ("touch memory=ram", "read gfn=0 vcpu=1")
+    assert best.setup == Setup((MEMORIES[0], MEMORIES[2]), 2, 9)
+
+
+def test_vms_that_show_it_together_stay():
+    best = shrink(BOTH, lambda smaller: len(smaller.lines) > 4)
+
+    assert best.lines == BOTH.lines
+    assert best.setup == Setup(MEMORIES, 2, 9, 2)
