@@ -14,6 +14,10 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG}
 """What may be wrong with a file that standard output goes to."""
 
 
+INTERRUPTED = 130
+"""The status of shells for what Ctrl-C has ended."""
+
+
 def command_line() -> "click.Group":
     """Return the command group; most commands are imported when they are called."""
     from kvmarch.cli.commands import cli
@@ -23,6 +27,15 @@ def command_line() -> "click.Group":
 
 def main() -> None:
     """Run the command line; a usage error is one line, as every other is."""
+    try:
+        status = _status()
+    except KeyboardInterrupt:
+        # There may be no command yet that could say so.
+        status = INTERRUPTED
+    sys.exit(status)
+
+
+def _status() -> int:
     import click
 
     if asked := os.environ.get("_KVMARCH_COMPLETE"):
@@ -35,7 +48,7 @@ def main() -> None:
         click.echo(f"kvmarch: {' '.join(error.format_message().split())}", err=True)
         status = 2
     except click.Abort:
-        status = 130
+        status = INTERRUPTED
     except OSError as error:
         # Commands say themselves which of their files cannot be read or written.
         if error.errno not in _FULL:
@@ -44,4 +57,4 @@ def main() -> None:
         # What could not be written is not tried once more at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 2
-    sys.exit(status if isinstance(status, int) else 0)
+    return status if isinstance(status, int) else 0

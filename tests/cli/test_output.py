@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kvmarch import cli
 from kvmarch.cli.shared import settings_of, words
 from kvmarch.errors import KvmarchError
 from kvmarch.report.files import write_whole
@@ -129,3 +130,14 @@ def test_settings_are_pairs():
 def test_settings_that_are_no_pairs(text):
     with pytest.raises(KvmarchError, match="wanted OPTION=VALUE"):
         settings_of((text,))
+
+
+def test_ctrl_c_before_there_is_a_command_is_no_traceback(monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "command_line", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+
+    assert caught.value.code == 130
