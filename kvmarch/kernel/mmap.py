@@ -92,21 +92,22 @@ def free_pages(mm: Mm, pfns: tuple[int, ...]) -> None:
         mm.host.put(pfn)
 
 
-async def _zap(
+async def _clear(
     mm: Mm, start: int, end: int, *, reclaim: bool = False, split: bool = True
-) -> None:
-    """Clear a range inside a bracket; the pages are freed after its end.
+) -> tuple[int, ...]:
+    """Clear a range inside a bracket.
 
     :Kernel: zap_page_range_single(), unmap_vmas(): end is called before
         tlb_finish_mmu(), which frees the last batch.
+    :returns: the pages, which the caller is to free.
     """
     await mmu_notifier_invalidate_range_start(mm, start, end)
     if split:
         await split_partial(mm, start, end)
     async with mm.ptl.write():
-        pfns = await zap_ptes(mm, start, end, reclaim)
+        pfns: tuple[int, ...] = await zap_ptes(mm, start, end, reclaim)
     await mmu_notifier_invalidate_range_end(mm, start, end)
-    await free_pages(mm, pfns)
+    return pfns
 
 
 @op(name="remove VMAs")
@@ -136,28 +137,57 @@ async def munmap(mm: Mm, start: int, end: int) -> None:
         if edges is not None:
             for hva in edges:
                 await split_huge(mm, hva)
-            await _zap(mm, start, end, split=False)
+            pfns = await _clear(mm, start, end, split=False)
+            await free_pages(mm, pfns)
+
+
+frees_together = Choice(
+    "frees_together",
+    "whether MADV_DONTNEED frees the pages of several mappings at its end",
+)
+frees_together.add(False)
+frees_together.add(True, "madvise-frees-together")
 
 
 async def madvise_dontneed(mm: Mm, start: int, end: int) -> None:
-    """Drop the pages of a range; the next access finds zeroes (event CLEAR)."""
+    """Drop the pages of a range; the next access finds zeroes (event CLEAR).
+
+    Each VMA has a bracket of its own.
+
+    :Kernel: madvise_walk_vmas(), madvise_dontneed_single_vma(); the walk was
+        madvise()'s own before v5.15.
+    """
     async with mm.mmap_lock.read():
-        await _zap(mm, start, end, reclaim=bool(mm.k.reclaims_tables))
+        kept: tuple[int, ...] = ()
+        for first, stop in mm.parts(start, end):
+            pfns = await _clear(mm, first, stop, reclaim=bool(mm.k.reclaims_tables))
+            kept = (*kept, *pfns)
+            if not mm.k.frees_together:
+                await free_pages(mm, kept)
+                kept = ()
+        if mm.k.frees_together:
+            await free_pages(mm, kept)
 
 
 async def oom_reap(mm: Mm, start: int, end: int) -> bool:
-    """Reap a range with a non-blocking start; return False if it was refused.
+    """Reap a range with a non-blocking start for each VMA.
 
-    :Kernel: __oom_reap_task_mm(): a refused range is skipped and gets no end.
+    Simplified: by address; since v6.18 the kernel begins at the other end.
+
+    :Kernel: __oom_reap_task_mm(): a VMA that was refused is skipped and gets no end.
+    :returns: False if one was refused.
     """
-    agreed = False
+    agreed = True
     async with mm.mmap_lock.read():
-        agreed = await mmu_notifier_invalidate_range_start_nonblock(mm, start, end)
-        if agreed:
-            await split_partial(mm, start, end)
+        for first, stop in mm.parts(start, end):
+            may = await mmu_notifier_invalidate_range_start_nonblock(mm, first, stop)
+            if not may:
+                agreed = False
+                continue
+            await split_partial(mm, first, stop)
             async with mm.ptl.write():
-                pfns = await zap_ptes(mm, start, end)
-            await mmu_notifier_invalidate_range_end(mm, start, end)
+                pfns = await zap_ptes(mm, first, stop)
+            await mmu_notifier_invalidate_range_end(mm, first, stop)
             await free_pages(mm, pfns)
     return agreed
 
@@ -406,7 +436,8 @@ async def exit_mmap(mm: Mm) -> None:
     await _last_user(mm)
     await mmu_notifier_release(mm)
     for vma in tuple(mm.vmas):
-        await _zap(mm, vma.start, vma.end)
+        pfns = await _clear(mm, vma.start, vma.end)
+        await free_pages(mm, pfns)
     await _forget_vmas(mm)
 
 
@@ -463,4 +494,4 @@ def populate(mm: Mm, start: int, end: int, *, huge: bool = False) -> None:
         vpn += 1
 
 
-CHOICES = (reclaims_tables, stays_writable, first_populated)
+CHOICES = (reclaims_tables, frees_together, stays_writable, first_populated)

@@ -287,6 +287,12 @@ CHANGES: tuple[Change, ...] = (
         source="cross-arch 9",
     ),
     Change(
+        "madvise-frees-together",
+        "MADV_DONTNEED frees the pages of all mappings together, at its end",
+        (6, 16),
+        source="seen in v7.2's source and not in v6.12's; the release is from memory",
+    ),
+    Change(
         "huge-over-zero",
         "A write to the huge zero page gets a huge page instead of splitting it",
         (6, 13),

@@ -289,6 +289,14 @@ class Mm(Part):
                 return vma
         return None
 
+    def parts(self, start: int, end: int) -> tuple[tuple[int, int], ...]:
+        """Return what each VMA has of a range of hvas, by address: start and end."""
+        return tuple(
+            (max(vma.start, start), min(vma.end, end))
+            for vma in self.vmas
+            if vma.start < end and start < vma.end
+        )
+
     @staticmethod
     def shifted(vma: Vma, distance: int) -> Vma:
         """Return a VMA as it is when it has moved by so many bytes."""

@@ -11,6 +11,7 @@ from kvmarch.kernel.mmap import (
     mprotect,
     mremap,
     munmap,
+    oom_reap,
     populate,
     touch_pages,
 )
@@ -68,6 +69,60 @@ def test_the_pages_are_freed_after_the_end(one):
     names = one.trace(madvise_dontneed(one.mm, one.at(0), one.at(1)))
 
     assert names.index("close range") < names.index("free pages")
+
+
+def split(one):
+    """Make three mappings of the eight pages, and a hole: 0 to 1, 2 to 4, 6 to 7."""
+    one.do(mprotect(one.mm, one.at(2), one.at(5), write=False))
+    one.do(munmap(one.mm, one.at(5), one.at(6)))
+    one.world.events.clear()
+
+
+@pytest.mark.parametrize("how", [madvise_dontneed, oom_reap])
+def test_each_mapping_is_told_of_on_its_own(one, how):
+    split(one)
+
+    one.do(how(one.mm, one.at(1), one.at(7)))
+
+    assert brackets(one) == [(1, 2), (2, 5), (6, 7)]
+    assert [bool(one.pfn(page)) for page in range(8)] == [True, *[False] * 6, True]
+    assert one.vm.mmu_invalidate_in_progress == 0
+    assert one.lost == []
+
+
+def test_munmap_tells_of_all_mappings_at_once(one):
+    split(one)
+
+    one.do(munmap(one.mm, one.at(1), one.at(7)))
+
+    assert brackets(one) == [(1, 7)]
+
+
+def test_dontneed_of_a_hole_tells_nobody(one):
+    one.do(munmap(one.mm, one.at(2), one.at(4)))
+
+    names = one.trace(madvise_dontneed(one.mm, one.at(2), one.at(4)))
+
+    assert "open range" not in names
+
+
+@pytest.mark.parametrize(("release", "batches"), [((6, 15), [2, 3]), ((6, 16), [5])])
+def test_pages_of_several_mappings_are_freed_together_since_v6_16(
+    bench, release, batches
+):
+    one = bench(release, pages=8)
+    one.slot()
+    split(one)
+    pfns = [one.pfn(page) for page in range(5)]
+
+    found = []
+    dropping = one.actor("madvise", madvise_dontneed(one.mm, one.at(0), one.at(5)))
+    while dropping.next:
+        before = sum(one.host.pages[pfn].freed for pfn in pfns)
+        dropping.step()
+        gone = sum(one.host.pages[pfn].freed for pfn in pfns) - before
+        found += [gone] if gone else []
+    assert found == batches
 
 
 def test_after_munmap_there_is_no_vma(one):
