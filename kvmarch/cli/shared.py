@@ -59,7 +59,11 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except KvmarchError as error:
-            click.echo(f"kvmarch: {error}", err=True)
+            plugins = ctx.meta.get(LOADED)
+            refused = {row.why for row in plugins.refused} if plugins else set()
+            # Why a plugin was refused is said when it is loaded.
+            if str(error) not in refused:
+                click.echo(f"kvmarch: {error}", err=True)
             ctx.exit(2)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise

@@ -51,7 +51,7 @@ def test_a_bug_has_a_kernel_with_it_and_one_without(
     kvmarch_scenario: OwnScenario,
 ) -> None:
     """Of a candidate it may be open in every release, but it says what confirms it."""
-    scenario = kvmarch_scenario.load()
+    scenario = _met(kvmarch_scenario.load)
     bug = scenario.bug
     if bug is None:
         return
@@ -66,7 +66,7 @@ def test_a_bug_has_a_kernel_with_it_and_one_without(
 def test_what_is_expected_is_shown(kvmarch_scenario: OwnScenario) -> None:
     """Each ``[[expect]]`` holds in the comparison over all releases."""
     plugins, arch, _path = kvmarch_scenario
-    scenario = kvmarch_scenario.load()
+    scenario = _met(kvmarch_scenario.load)
     for (plus, minus), expects in expects_by_changes(scenario).items():
         if any(expect.arch in {"", arch.name} for expect in expects):
             choose = replace(kvmarch_scenario.choose, plus=plus, minus=minus)
@@ -78,7 +78,7 @@ def test_every_verdict_is_found_again(
 ) -> None:
     """Each ``[[verdict]]`` holds over all interleavings, and the record is still so."""
     plugins, _arch, _path = kvmarch_scenario
-    scenario = kvmarch_scenario.load()
+    scenario = _met(kvmarch_scenario.load)
     if not scenario.verdicts:
         return
     cells = cells_of(scenario, plugins, kvmarch_scenario.choose)

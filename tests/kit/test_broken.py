@@ -75,6 +75,30 @@ def test_an_operation_that_fails(written):
     assert (ran.returncode, ran.stderr) == (2, "")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("check-plugin", "demo"),
+        ("compare", "change_pte", "-a", "demo"),
+        ("explore", "change_pte_cow", "-a", "demo"),
+        ("formats", "demo"),
+        ("run", "change_pte", "-a", "demo", "-k", "v6.1"),
+        ("plugins",),
+        ("scenarios",),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_refusal_is_one_line_in_every_command(written, words):
+    demo = written(tier=1)
+    break_it(demo, "formats.py", "\nPAGE_SHIFT", "\n1 // 0\nPAGE_SHIFT")
+    ran = demo.run("kvmarch", *words)
+
+    said = ran.stdout + ran.stderr
+    assert said.count("ZeroDivisionError: integer division or modulo by zero") == 1
+    assert "Traceback" not in said
+    assert ran.returncode == 2
+
+
 def test_who_does_not_mean_the_broken_one_is_not_concerned(written):
     demo = written()
     break_it(demo, "formats.py", "LEVELS = 3", "LEVELS = 1 // 0")
