@@ -180,10 +180,10 @@ class View:
     def __init__(self, driver, path):
         self.driver = driver
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-        driver.set_window_size(*WIDE)
+        driver.get("about:blank")
+        self._resize(*WIDE)
         driver.get_log("browser")
         driver.get_log("performance")
-        driver.get("about:blank")
         driver.get(path.as_uri())
         self.js("document.documentElement.style.scrollBehavior = 'auto'")
 
@@ -212,18 +212,26 @@ class View:
         """Wait until a condition holds; fail if it does not soon."""
         from selenium.webdriver.support.ui import WebDriverWait
 
-        WebDriverWait(self.driver, 20).until(lambda _driver: condition())
+        WebDriverWait(self.driver, 60).until(lambda _driver: condition())
 
     def open(self, selector):
         """Open a panel as a user does; its inside is there soon after the click."""
         panel = self.one(selector)
-        panel.find_element("css selector", "summary").click()
+        if not panel.get_attribute("open"):
+            panel.find_element("css selector", "summary").click()
         self.wait(lambda: panel.find_elements("css selector", ".body > *"))
 
     def resize(self, width, height):
-        """Give the window a size; what follows from it is done when this returns."""
+        """Give the window a size; the diagrams are drawn again when this returns."""
+        mark = "document.querySelector('#formats-list').firstElementChild.id = 'old'"
+        if self.js("return innerWidth") != width:
+            self.js(mark)
+        self._resize(width, height)
+        self.wait(lambda: not self.all("#old"))
+
+    def _resize(self, width, height):
         self.driver.set_window_size(width, height)
-        self.driver.execute_async_script("setTimeout(arguments[0], 400)")
+        self.wait(lambda: self.js("return innerWidth") == width)
 
     def press(self, key):
         """Press a key where the focus is."""
@@ -237,6 +245,11 @@ class View:
         from selenium.webdriver.support.ui import Select
 
         Select(self.one(selector)).select_by_visible_text(text)
+
+    @property
+    def where(self):
+        """Return what the player says of where it is."""
+        return self.text(".where")
 
     @property
     def focused(self):

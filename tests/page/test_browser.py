@@ -7,16 +7,6 @@ from kvmarch.page.html import page
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture
-def player(view):
-    """The small page's player, at the race's first step."""
-    view.choose("#player-scenario", "raced")
-    view.one(".lanes").send_keys("")
-    view.js("document.querySelector('.lanes').focus()")
-    view.press("home")
-    return view
-
-
 # -- loading -----------------------------------------------------------------------
 
 
@@ -69,6 +59,41 @@ def test_everything_that_takes_the_focus_has_a_name(view):
     assert nameless == []
 
 
+def test_it_says_what_made_it(open_page, gather, compared, tmp_path):
+    path = tmp_path / "made.html"
+    data = gather(compared).data
+    path.write_text(page(data, "made", command="kvmarch report", day="2026-11-21"))
+
+    made = open_page(path).shown(".made")
+
+    version = data["version"]
+    assert made == [f"Made with kvmarch {version} on 2026-11-21 by kvmarch report."]
+
+
+@pytest.mark.parametrize(
+    ("failed", "count", "is_open", "head"),
+    [
+        (True, 1, True, "1 failure"),
+        (True, 30, None, "30 failures"),
+        (False, 2, None, "2 remarks"),
+    ],
+)
+def test_what_failed_and_what_was_cut_is_said_first(
+    open_page, gather, compared, tmp_path, failed, count, is_open, head
+):
+    data = gather(compared).data
+    data["notes"] = [[f"note <b>{n}</b>", failed] for n in range(count)]
+    path = tmp_path / "noted.html"
+    path.write_text(page(data, "noted"))
+
+    view = open_page(path)
+
+    assert view.shown(".notice summary") == [head]
+    assert bool(view.one(".notice").get_attribute("open")) is bool(is_open)
+    assert len(view.all(".notice li")) == count
+    assert view.all(".notice.failed") == (view.all(".notice") if failed else [])
+
+
 # -- filter ------------------------------------------------------------------------
 
 
@@ -90,7 +115,8 @@ def test_text_that_nothing_has_leaves_nothing(view):
     view.one("#filter-text").send_keys("nowhere to be found")
 
     assert counted(view) == "0 rows of 0 scenarios"
-    assert view.shown(".panel") == []
+    assert view.shown(".panel, .post") == []
+    assert view.shown(".empty") == ["The filter leaves nothing of this."] * 2
 
 
 def test_releases_filter_columns(view):
@@ -142,6 +168,37 @@ def test_expectations_are_marked_and_told(view):
     assert "kvmarch compare compared -a toy -k v6.9" in detail
 
 
+def test_a_command_says_which_machine(open_page, gather, compared, tmp_path):
+    data = gather(compared).data
+    for row in data["scenarios"][0]["comparison"]["rows"]:
+        row["machine"] = "+this -that mmu=other"
+    path = tmp_path / "machine.html"
+    path.write_text(page(data, "machine"))
+    view = open_page(path)
+
+    view.all(".compare .value")[0].click()
+
+    command = "kvmarch compare compared -a toy -k v7.2"
+    options = "--with this --without that --set mmu=other"
+    assert view.shown("#compare-list .command") == [f"{command} {options}"]
+
+
+def test_a_schedule_is_played_by_keys_alone(view):
+    view.js("document.querySelector('#compare-list .scroll').focus()")
+
+    view.press("tab")
+    assert view.focused.get_attribute("class") == "value"
+    view.press("arrow_down")
+    view.press("tab")
+    assert view.focused.text.startswith("Play on ")
+    view.press("enter")
+
+    assert view.focused == view.one(".lanes")
+    assert view.where.startswith("0 of ")
+    view.press("arrow_right")
+    assert view.where.startswith("1 of ")
+
+
 def test_arrow_keys_move_in_the_table(view):
     view.one("#filter-text").send_keys("callback")
     view.all(".compare .value")[0].click()
@@ -178,172 +235,32 @@ def test_a_loss_is_played_from_its_verdict(view):
     assert "kvmarch explain raced -a toy -k v6.1 --property counted" in detail
 
 
-# -- player ------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("row", "label", "marks"),
+    [
+        ({"met": True}, "lost always, 6 steps, as expected: play", ["mark met"]),
+        ({"met": False}, "lost always, 6 steps, expected always", ["mark failed"]),
+        (
+            {"met": None, "verdict": "unknown", "steps": 0},
+            "lost unknown, expected always, not decided",
+            [],
+        ),
+    ],
+)
+def test_a_verdict_says_whether_it_was_expected(
+    open_page, gather, raced, tmp_path, row, label, marks
+):
+    data = gather(raced).data
+    rows = data["scenarios"][0]["cells"][0]["rows"]
+    [counted] = [each for each in rows if each["property"] == "counted"]
+    counted.update({"steps": 6, **row})
+    path = tmp_path / "verdict.html"
+    path.write_text(page(data, "verdict"))
+    view = open_page(path)
 
+    view.open("#races-list details.panel")
 
-def where(view):
-    return view.text(".where")
-
-
-def test_keys_step_forward_and_back(player):
-    assert where(player).startswith("0 of ")
-    assert player.text(".live") == "Before the first step."
-
-    player.press("arrow_right")
-    player.press("arrow_right")
-    assert where(player).startswith("2 of ")
-
-    player.press("arrow_left")
-    assert where(player).startswith("1 of ")
-    assert player.text(".live").startswith("Step 1 of ")
-    assert player.shown("tr.current th") == ["1"]
-
-
-def test_buttons_step_forward_and_back(player):
-    forward = next(b for b in player.all(".controls button") if "forward" in b.text)
-    back = next(b for b in player.all(".controls button") if "back" in b.text)
-
-    forward.click()
-    forward.click()
-    back.click()
-
-    assert where(player).startswith("1 of ")
-
-
-def test_the_ends_are_ends(player):
-    player.press("arrow_left")
-    assert where(player).startswith("0 of ")
-
-    player.press("end")
-    last = where(player)
-    player.press("arrow_right")
-    assert where(player) == last
-    number, _, count = last.partition(" of ")
-    assert number == count
-
-
-def test_the_step_that_loses_the_property_is_marked(player):
-    player.press("l")
-
-    assert player.all("tr.loss.current")
-    assert player.shown("tr.loss .lost") == ["✗ counted is lost"]
-    assert "counted is lost" in player.text(".live")
-
-
-def test_back_and_forth_shows_the_same_state(player):
-    def state():
-        return player.text(".state"), player.text(".changes")
-
-    player.press("end")
-    seen = [state()]
-    count = int(where(player).partition(" of ")[2])
-    for _ in range(count):
-        player.press("arrow_left")
-        seen.append(state())
-    for before in reversed(seen[:-1]):
-        player.press("arrow_right")
-        assert state() == before
-
-
-def test_the_state_beside_says_what_the_step_changes(player):
-    player.press("l")
-
-    changes = player.text(".changes")
-    [changed] = [
-        row.text
-        for row in player.all(".state tr.changed")
-        if "mmu_invalidate_in_progress" in row.text
-    ]
-    assert "vm.mmu_invalidate_in_progress 0 -> 1" in changes
-    assert changed.split()[-3:] == ["0", "→", "1"]
-
-
-def test_lanes_say_what_their_task_holds(player):
-    player.press("l")
-
-    assert "mmu_lock" in " ".join(player.shown(".lanes thead small"))
-
-
-def test_tables_before_and_after_mark_what_changed(formats):
-    formats.choose("#player-scenario", "change_pte")
-    formats.js("document.querySelector('.lanes').focus()")
-    formats.press("home")
-
-    formats.press("t")
-
-    before, after = formats.all(".trees > div")
-    added = after.find_elements("css selector", ".entry.added, .table-of.added")
-    assert added
-    assert all("+" in element.text for element in added)
-    assert not before.find_elements("css selector", ".entry:not(.same)")
-    assert after.text.startswith("After step ")
-
-
-def test_a_link_opens_a_step(open_page, small):
-    view = open_page(small)
-    view.driver.get("about:blank")
-    view.driver.get(f"{small.as_uri()}#play=0&step=3")
-
-    assert where(view).startswith("3 of ")
-
-
-def test_a_link_to_nothing_opens_the_page(open_page, small):
-    view = open_page(small)
-    view.driver.get("about:blank")
-    view.driver.get(f"{small.as_uri()}#play=999&step=x")
-
-    assert " of " in where(view)
-    assert view.driver.get_log("browser") == []
-
-
-# -- formats -----------------------------------------------------------------------
-
-
-def test_two_releases_are_laid_over_each_other(formats):
-    formats.choose("#formats-arch", "x86")
-    formats.choose("#formats-after", "v6.12")
-
-    leaf = formats.all("#formats-list .kind")[0]
-    labels = [
-        b.get_attribute("aria-label")
-        for b in leaf.find_elements("css selector", ".bits.moved, .bits.added")
-    ]
-    assert {r.text for r in leaf.find_elements("css selector", ".release")} == {
-        "v5.4",
-        "v6.12",
-    }
-    assert any(label.endswith(", moved") for label in labels)
-
-
-def test_every_bit_is_drawn_once(formats):
-    spans = formats.js(
-        """
-        return [...document.querySelectorAll("#formats-list .strip")].map((strip) =>
-          [...strip.children].reduce((sum, cell) =>
-            sum + Number(cell.style.gridColumn.match(/span (\\d+)/)[1]), 0));
-        """
-    )
-    assert spans
-    assert set(spans) == {32}
-
-
-def test_a_field_that_has_the_focus_says_what_it_means(formats):
-    field = formats.all("#formats-list button.bits")[0]
-
-    formats.js("arguments[0].focus()", field)
-
-    told = formats.shown("#formats-list .detail")[0]
-    assert field.text.split("=")[0].split()[-1] in told
-    formats.press("arrow_right")
-    assert formats.shown("#formats-list .detail")[0] != told
-
-
-def test_bits_that_are_alike_in_both_are_drawn_once(formats):
-    formats.choose("#formats-arch", "x86")
-
-    for kind in formats.all("#formats-list .kind"):
-        releases = [r.text for r in kind.find_elements("css selector", ".release")]
-        marked = kind.find_elements("css selector", ".bits:not(.same):not(.none)")
-        only = kind.find_elements("css selector", ".badge")
-        assert bool(marked) == bool({"v5.4", "v6.12"} <= set(releases))
-        assert not (marked and only)
+    [verdict] = [b for b in view.all(".verdict") if "counted" in b.text]
+    assert verdict.get_attribute("aria-label").startswith(f"counted {label}")
+    found = verdict.find_elements("css selector", ".mark")
+    assert [mark.get_attribute("class") for mark in found] == marks

@@ -91,7 +91,39 @@ def test_a_narrow_window_needs_no_scrolling_sideways(formats):
     )
     assert inside <= width
     strip = "return document.querySelector('.strip').style.gridTemplateColumns"
-    formats.wait(lambda: formats.js(strip).startswith("repeat(16,"))
+    assert formats.js(strip).startswith("repeat(16,")
+
+
+def test_a_table_scrolls_sideways_only_if_it_must(formats):
+    [table] = formats.all("#compare-list .scroll")
+
+    def scrolls():
+        return formats.js(
+            "return arguments[0].scrollWidth > arguments[0].clientWidth", table
+        )
+
+    formats.resize(500, 900)
+    assert scrolls() is False
+    formats.js("arguments[0].firstChild.style.width = '600px'", table)
+    assert scrolls() is True
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing(formats, theme):
+    axe = pytest.importorskip("selenium_axe_python").Axe(formats.driver)
+    formats.driver.set_script_timeout(300)
+    formats.one(f"[data-theme-choice={theme}]").click()
+    formats.one("#open-all").click()
+    formats.js("document.querySelectorAll('details').forEach(e => { e.open = true })")
+    axe.inject()
+
+    found = axe.run()
+
+    assert axe.report(found["violations"]).startswith("Found 0 ")
+    assert len(found["passes"]) > 30
+    formats.js("document.querySelector('#filter-text').parentElement.ariaHidden = true")
+    assert axe.run()["violations"]
+    formats.one("[data-theme-choice=auto]").click()
 
 
 @pytest.mark.parametrize("width", [500, 800, 1400])

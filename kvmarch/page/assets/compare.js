@@ -174,6 +174,8 @@ function compareTable(scenario, rows) {
     head,
     bodies,
   );
+  // It scrolls sideways only if its columns have no room.
+  table.style.minWidth = `${14 + 3.2 * releases.length}rem`;
   roving(
     table,
     buttons.filter((row) => row.length),

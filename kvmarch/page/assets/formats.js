@@ -43,8 +43,9 @@ function bitRuns(fields, high, low) {
   return runs;
 }
 
+/** What is known of a field; of some only their place is. */
 function meaning(field) {
-  const parts = [field.doc || "no more is said"];
+  const parts = field.doc ? [field.doc] : [];
   if (field.fixed) parts.push(`always ${field.fixed}`);
   if (field.values) parts.push(field.values.map(([value, name]) => `${value} ${name}`).join(", "));
   if (field.shift) parts.push(`the lowest ${field.shift} bits of the number are not stored`);
@@ -70,7 +71,7 @@ function bitStrip(release, fields, states, high, low, tell) {
       {
         type: "button",
         class: `bits ${state}${text.length + (state === "same" ? 0 : 2) > letters ? " narrow" : ""}`,
-        "aria-label": `${field.name}, ${where}: ${meaning(field)}${said}`,
+        "aria-label": [`${field.name}, ${where}`, meaning(field)].filter(Boolean).join(": ") + said,
       },
       make("span", { "aria-hidden": "true" }, STATES[state][0] ? `${STATES[state][0]} ` : "", text),
     );
@@ -140,7 +141,8 @@ function diagram(group, names, first) {
   const tell = (release, field, state) =>
     told.replaceChildren(
       make("b", {}, field.name),
-      ` bits ${field.bits}, ${release === "both" ? names.join(" and ") : release}: ${meaning(field)}.`,
+      ` bits ${field.bits}, ${release === "both" ? names.join(" and ") : release}`,
+      meaning(field) ? `: ${meaning(field)}.` : ".",
       state === "same"
         ? ""
         : make("em", {}, ` ${STATES[state][1]} between ${names[0]} and ${names[1]}.`),
