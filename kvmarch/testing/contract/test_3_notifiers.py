@@ -72,7 +72,7 @@ def test_change_pte_loses_nothing(kvm: Bench, access: str) -> None:
         kvm.access(gfn, access)
     kvm.do(touch_pages(kvm.mm, kvm.hva, (7, 7)))
 
-    merged = kvm.do(ksm_scan(kvm.mm, kvm.hva, kvm.at(2)))
+    merged = kvm.do(ksm_scan(kvm.mm))
 
     assert merged == 1
     assert kvm.pfn(0) == kvm.pfn(1)
@@ -119,7 +119,7 @@ def test_a_guest_and_the_host_at_once(
         (how, gfn) for gfn in (0, 1, 2) for how in ("read", "write", "read")
     )
     guest = kvm.actor("vcpu0", run_guest(kvm.vcpu, accesses, "hlt"))
-    merging = kvm.actor("ksmd", ksm_scan(kvm.mm, kvm.hva, kvm.at(2)))
+    merging = kvm.actor("ksmd", ksm_scan(kvm.mm))
     zapping = kvm.actor("zap", madvise_dontneed(kvm.mm, kvm.at(2), kvm.at(3)))
     moving = kvm.actor("kcompactd", migrate(kvm.mm, kvm.at(1)))
 

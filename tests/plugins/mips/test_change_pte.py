@@ -37,7 +37,7 @@ def merge(one):
     """Let KSM merge pages 0 and 1."""
     contents = (7, 7, *range(100, 98 + one.pages))
     one.do(touch_pages(one.mm, one.hva(0), contents))
-    return one.do(ksm_scan(one.mm, one.hva(0), one.hva(one.pages)))
+    return one.do(ksm_scan(one.mm))
 
 
 # -- the hook: fact sheet mips, 6.4 ------------------------------------------------

@@ -46,7 +46,7 @@ def test_each_vcpu_has_its_own(pr):
     assert one != other
     m.do(m.dontneed(0))
     assert [vcpu.arch.hpte_cache for vcpu in m.vm.vcpus] == [{}, {}]
-    assert {e["vcpu"] for e in m.events("tlb_invalidate")} == {"vcpu0", "vcpu1"}
+    assert {e["vcpu"] for e in m.named("tlb_invalidate")} == {"vcpu0", "vcpu1"}
     m.access(0, vcpu=1)
     assert m.kind(0) == "valid"
     assert not m.lost
@@ -165,10 +165,10 @@ def test_change_pte_finds_nothing(pr, release):
     for page in (0, 1):
         m.host.pages[m.pfn(page)].content = "same"
         m.access(page)
-    m.do(ksm_scan(m.mm, m.hva(0), m.hva(2)))
+    m.do(ksm_scan(m.mm))
 
     assert m.vcpu.arch.hpte_cache == {}
-    assert {e["flush"] for e in m.events("change_pte_done")} == {"none"}
+    assert {e["flush"] for e in m.named("change_pte_done")} == {"none"}
     assert not m.lost
 
 

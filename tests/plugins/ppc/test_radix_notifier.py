@@ -27,8 +27,8 @@ def test_what_unmapping_leaves(radix, release, left):
     assert m.entry(2) == (left | old << 16 if left else 0)
     assert m.kind(2) == ("remains" if left else "none")
     assert m.k.leaf_table.fn(m.vm, 2, 0) is not None
-    assert [e["start"] for e in m.events("tlb_invalidate")] == [2]
-    assert not m.events("kvm_make_all_cpus_request")
+    assert [e["start"] for e in m.named("tlb_invalidate")] == [2]
+    assert not m.named("kvm_make_all_cpus_request")
     assert not m.lost
 
 
@@ -85,13 +85,13 @@ def test_change_pte_finds_nothing(radix, release):
     for page in (0, 1):
         m.host.pages[m.pfn(page)].content = "same"
         m.access(page)
-    merged = m.do(ksm_scan(m.mm, m.hva(0), m.hva(2)))
-    called = [e["flush"] for e in m.events("change_pte_done")]
+    merged = m.do(ksm_scan(m.mm))
+    called = [e["flush"] for e in m.named("change_pte_done")]
 
     assert merged == 1
     assert [m.entry(0), m.entry(1)] == [0, 0]
     assert called == ([] if release == (6, 10) else ["none"] * len(called))
-    assert len(m.events("tlb_invalidate")) == 2
+    assert len(m.named("tlb_invalidate")) == 2
     # As recorded: the page that was replaced has lost its SOFT_DIRTY.
     m.access(0)
     m.access(1)
@@ -120,7 +120,7 @@ def test_a_huge_leaf_goes_as_a_whole(radix, page_size):
     m.do(m.dontneed(7))
 
     assert (m.entry(0), m.level(0)) == (0, 1)
-    assert m.events("tlb_invalidate") == [{"start": 0, "end": large}]
+    assert m.named("tlb_invalidate") == [{"start": 0, "end": large}]
     m.access(0, "write")
     assert m.level(0) == 0
     assert not m.lost
@@ -138,7 +138,7 @@ def test_ageing_clears_r_without_a_tlbie(radix, release):
 
     assert m.age("clear_flush_young")
     assert m.flags(0) == before & ~0x100
-    assert not m.events("tlb_invalidate")
+    assert not m.named("tlb_invalidate")
     # The generic flush is a kick, which invalidates nothing: the page looks idle.
     assert m.access(0) == "done"
     assert not m.age("test_young")
