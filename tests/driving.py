@@ -5,17 +5,11 @@ from kvmarch.kernel.memory_region import Region, set_memory_region
 from kvmarch.kernel.mmap import populate
 from kvmarch.kernel.vcpu import guest_access
 from kvmarch.machine.host import PFN_SHIFT, WRITE, Vma
-from kvmarch.machine.run import Task, _advance, run_path
-from kvmarch.machine.steps import Step
-
-HVA = 0x7F00_0000_0000
+from kvmarch.machine.run import Task, _advance
+from kvmarch.testing.bench import HVA, Driver
 
 
-async def _alone(step):
-    return await step
-
-
-class Driven:
+class Driven(Driver):
     """A booted machine whose process has some memory, written already.
 
     :param vma: of the memory's mapping, beside its addresses.
@@ -24,7 +18,8 @@ class Driven:
     def __init__(self, k, options, pages, *, vma=None, **boot_options):
         self.k = k
         self.machine = boot(k, options, **boot_options)
-        self.world, self.vm = self.machine.world, self.machine.vm
+        super().__init__(self.machine.world)
+        self.vm = self.machine.vm
         self.options = self.vm.options
         self.mm, self.host = self.machine.mm, self.machine.host
         self.vcpu = self.vm.vcpus[0]
@@ -33,11 +28,6 @@ class Driven:
         mapping = Vma(HVA, self.hva(pages), mergeable=True, **vma or {})
         self.mm.add_vma(mapping)
         populate(self.mm, mapping.start, mapping.end, huge=mapping.huge)
-
-    def do(self, what, name="main"):
-        """Run a path, or one step, to its end."""
-        path = _alone(what) if isinstance(what, Step) else what
-        return run_path(self.world, path, name)
 
     # -- tasks that a test moves by hand ------------------------------------------
 
@@ -73,6 +63,9 @@ class Driven:
     def hva(self, page):
         return HVA + page * self.page_size
 
+    def vpn(self, page):
+        return HVA // self.page_size + page
+
     def region(self, slot=0, flags=0, gfn=0, pages=None, page=0):
         """Return the path of a memslot change; a deletion for no pages."""
         size, count = self.page_size, self.pages if pages is None else pages
@@ -95,7 +88,7 @@ class Driven:
     def protect(self, *pages):
         """Let the host map pages read-only from now on, without telling KVM."""
         for page in pages:
-            self.mm.ptes[HVA // self.page_size + page] &= ~WRITE
+            self.mm.ptes[self.vpn(page)] &= ~WRITE
 
     # -- looks --------------------------------------------------------------------
 
@@ -124,13 +117,4 @@ class Driven:
 
     def pfn(self, page):
         """Return the pfn that the host maps at a page."""
-        return self.mm.pte(HVA // self.page_size + page) >> PFN_SHIFT
-
-    def events(self, name):
-        """Return the data of every event of a name."""
-        return [event.data for event in self.world.events if event.name == name]
-
-    @property
-    def lost(self):
-        """Return the ids of the properties that were lost."""
-        return [violation.property for violation in self.world.violations]
+        return self.mm.pte(self.vpn(page)) >> PFN_SHIFT

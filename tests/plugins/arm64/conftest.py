@@ -3,7 +3,7 @@
 import importlib
 
 import pytest
-from driving import HVA, Driven
+from driving import Driven
 
 from kvmarch import kvm_flush_remote_tlbs, op, plugins
 from kvmarch.machine.host import HostPte
@@ -57,7 +57,7 @@ class Machine(Driven):
 
     def host_pte(self, page, pfn):
         """Return the host PTE that changes a page to another frame."""
-        return HostPte.pfn.set(self.mm.pte(HVA // self.page_size + page), pfn)
+        return HostPte.pfn.set(self.mm.pte(self.vpn(page)), pfn)
 
     def exits(self, vcpu=0):
         return self.vm.vcpus[vcpu].exits.total()

@@ -185,6 +185,6 @@ def test_lock_of_an_access_fault(machine, release, mode):
     m.access(0)
     name = "lock mmu_lock" if mode == "write" else "read-lock mmu_lock"
     assert name in steps
-    assert m.events("tlb_invalidate") == []
+    assert m.named("tlb_invalidate") == []
     assert m.host.pages[m.pfn(0)].accessed
     assert m.lost == []

@@ -37,7 +37,7 @@ def unmap(m, gfn, end):
 
 
 def flushes(m):
-    return len(m.events("tlb_invalidate"))
+    return len(m.named("tlb_invalidate"))
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_fetch_without_a_slot_is_an_abort_in_the_guest(machine, release):
     m.slot()
 
     assert m.access(0x100, how="exec") == "error"
-    assert m.events("kvm_inject_pabt") == [{"vcpu": "vcpu0", "gfn": 0x100}]
+    assert m.named("kvm_inject_pabt") == [{"vcpu": "vcpu0", "gfn": 0x100}]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_address_beyond_the_ipa_size(machine, release, result):
     m.slot()
 
     assert m.access(1 << 28) == result
-    assert len(m.events("kvm_inject_dabt")) == (result == "error")
+    assert len(m.named("kvm_inject_dabt")) == (result == "error")
 
 
 @pytest.mark.parametrize("release", ERAS)
@@ -284,7 +284,7 @@ def test_old_block_over_a_table_leaks_it(machine, release):
     m.slot(gfn=512)
 
     m.access(514, how="write")
-    assert len(m.events("vm_bug_on")) == 1
+    assert len(m.named("vm_bug_on")) == 1
     assert sorted(key[2] for key in m.vcpu.tlb.entries) == [1, 512]
     m.do(m.k.flush_shadow_all(m.vm))
     m.do(m.k.destroy_vm(m.vm))

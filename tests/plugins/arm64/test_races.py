@@ -205,7 +205,7 @@ def test_relaxation_that_lost_its_race(machine, release, minus, flushed):
     m.table(0).set(0, m.entry(0) & ~(1 << 10))
 
     m.advance(first, "account and release page")
-    assert len(m.events("tlb_invalidate_local")) == flushed
+    assert len(m.named("tlb_invalidate_local")) == flushed
     m.finish(first)
     assert m.field(0, "w") == 1
     assert slot.npages == 16
@@ -223,10 +223,10 @@ def test_who_forgets_a_relaxed_leaf(machine, release, scope):
     m.slot()
     m.protect(0)
     m.access(0)
-    before = len(m.events(scope))
+    before = len(m.named(scope))
 
     m.access(0, how="write")
-    assert len(m.events(scope)) > before
+    assert len(m.named(scope)) > before
 
 
 # -- faults against invalidations ---------------------------------------------------

@@ -59,7 +59,7 @@ def test_invalidation_at_release(machine, release, flushes):
     m.access(0)
 
     m.do(m.k.flush_shadow_all(m.vm))
-    assert bool(m.events("tlb_invalidate")) is flushes
+    assert bool(m.named("tlb_invalidate")) is flushes
     assert bool(m.vcpu.tlb.entries) is not flushes
 
 

@@ -222,8 +222,8 @@ def test_one_range_flush_at_the_end(machine, release, options, deferred):
     zap = m.task("zap", madvise_dontneed(m.mm, m.hva(0), m.hva(3)))
     m.advance(zap, "clear PTEs")
 
-    assert bool(m.events("flush_owed")) is deferred
-    assert m.events("tlb_invalidate")[-1] == {"start": 0, "end": 3}
+    assert bool(m.named("flush_owed")) is deferred
+    assert m.named("tlb_invalidate")[-1] == {"start": 0, "end": 3}
     m.finish(zap)
     assert m.lost == []
 

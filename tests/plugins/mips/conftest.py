@@ -20,9 +20,9 @@ class Machine(Driven):
 
     def faults(self, gfn, how="read", vcpu=0):
         """Let a guest make one access; return why it was left with a fault."""
-        before = len(self.events("guest_fault"))
+        before = len(self.named("guest_fault"))
         assert self.access(gfn, how, vcpu) == "done"
-        return [event["why"] for event in self.events("guest_fault")[before:]]
+        return [event["why"] for event in self.named("guest_fault")[before:]]
 
     def age(self, page, how, pages=1):
         return self.do(age(self.mm, self.hva(page), self.hva(page + pages), how))

@@ -53,7 +53,7 @@ def test_each_vcpu_has_ids_of_its_own(machine):
     one.access(0, vcpu=1)
 
     assert [vcpu.arch.tag for vcpu in one.vm.vcpus] == [2, 1]
-    assert [e["guestid"] for e in one.events("kvm_guestid_change")] == [
+    assert [e["guestid"] for e in one.named("kvm_guestid_change")] == [
         ID_MASK + 2,
         ID_MASK + 3,
         ID_MASK + 2,

@@ -9,69 +9,13 @@ from kvmarch import plugins
 from kvmarch.kernel.boot import destroy_vm
 from kvmarch.kernel.dirty_log import get_dirty_log
 from kvmarch.kernel.mmap import madvise_dontneed
-from kvmarch.machine.run import Task, _advance
-
-
-class Actor:
-    """A task that a test moves from step to step."""
-
-    def __init__(self, world, name, path):
-        self.world = world
-        self.task = Task(name, lambda: path)
-        _advance(world, self.task, 0)
-
-    @property
-    def next(self):
-        """Return the name of the step that comes next; empty when it is done."""
-        return "" if self.task.done else self.task.pending.op.name
-
-    def step(self):
-        """Take one step; return whether it could be taken."""
-        return bool(self.next) and _advance(self.world, self.task, 1) == 1
-
-    def to(self, name):
-        """Move until the step of this name comes next."""
-        while self.next != name:
-            assert self.next, f"{self.task.name} never comes to {name!r}"
-            assert self.step(), f"{self.task.name} waits at {self.next!r}"
-        return self
-
-    def past(self, name):
-        """Move until the step of this name has been taken."""
-        self.to(name)
-        assert self.step(), f"{self.task.name} waits at {name!r}"
-        return self
-
-    def waits(self):
-        """Move as far as it goes; return the name of the step at which it waits."""
-        while self.step():
-            pass
-        return self.next
-
-    def end(self):
-        """Move to the end and return the path's result."""
-        waits = self.waits()
-        assert not waits, f"{self.task.name} waits at {waits!r}"
-        return self.task.result
-
-    def close(self):
-        """Abandon the path."""
-        if not self.task.done:
-            self.task.path.close()
 
 
 class Machine(Driven):
-    """A machine that remembers the tasks that a test moves."""
+    """A machine with any of the MMUs."""
 
     def __init__(self, k, options, pages, huge, **boot_options):
         super().__init__(k, options, pages, vma={"huge": huge}, **boot_options)
-        self.actors = []
-
-    def actor(self, name, path):
-        """Return a task that the test moves by hand."""
-        actor = Actor(self.world, name, path)
-        self.actors.append(actor)
-        return actor
 
     def dontneed(self, page=0, pages=1):
         """Return the path of MADV_DONTNEED."""
@@ -100,7 +44,7 @@ class Machine(Driven):
 
     def exits(self, gfn):
         """Return why the guest left at accesses to a gfn."""
-        return [e["why"] for e in self.events("guest_fault") if e["gfn"] == gfn]
+        return [e["why"] for e in self.named("guest_fault") if e["gfn"] == gfn]
 
 
 @pytest.fixture
@@ -125,8 +69,7 @@ def machine(ppc):
 
     yield make
     for one in made:
-        for actor in one.actors:
-            actor.close()
+        one.close()
 
 
 def _of(mmu):

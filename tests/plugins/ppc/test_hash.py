@@ -186,8 +186,8 @@ def test_unmapping_makes_an_hpte_absent(hashed, release):
     assert rmap(m, 2) == (
         0x0100_0000_0000_0000 | KVMPPC_RMAP_REFERENCED | KVMPPC_RMAP_CHANGED
     )
-    assert m.events("tlb_invalidate") == [{"start": 2, "end": 3}]
-    assert not m.events("kvm_make_all_cpus_request")
+    assert m.named("tlb_invalidate") == [{"start": 2, "end": 3}]
+    assert not m.named("kvm_make_all_cpus_request")
     m.access(2, "write")
     # R and C of HPTEs that are gone are known, and so not cleared.
     assert m.flags(2) & 0xFFF == 0x192
@@ -255,7 +255,7 @@ def test_an_upgrade_invalidates_and_keeps_the_chain(hashed):
 
     assert rmap(m, 2) == word
     assert m.flags(2) & 0xFFF == 0x192
-    assert len(m.events("tlb_invalidate")) == 1
+    assert len(m.named("tlb_invalidate")) == 1
     assert not m.lost
 
 
@@ -308,7 +308,7 @@ def test_ageing_clears_r_with_a_tlbie(hashed, release):
     assert m.age("test_young", 2)
     assert m.age("clear_flush_young", 2)
     assert not hpte(m, 2)[1] & HPTE_R_R
-    assert m.events("tlb_invalidate") == [{"start": 2, "end": 3}]
+    assert m.named("tlb_invalidate") == [{"start": 2, "end": 3}]
     assert not m.age("test_young", 2)
     m.access(2)
     assert m.age("clear_flush_young", 2)

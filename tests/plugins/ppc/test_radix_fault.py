@@ -64,7 +64,7 @@ def test_permission_that_is_only_added_is_ored_in_without_tlbie(radix):
     m.access(0, "write")
 
     assert m.flags(0) == 0xC000_0000_0000_0387
-    assert not m.events("tlb_invalidate")
+    assert not m.named("tlb_invalidate")
     assert not m.lost
 
 
@@ -77,7 +77,7 @@ def test_before_v4_19_a_leaf_is_cleared_and_set_anew(radix):
     m.access(0, "write")
 
     assert m.flags(0) == 0xC000_0000_0000_0187
-    assert len(m.events("tlb_invalidate")) == 1
+    assert len(m.named("tlb_invalidate")) == 1
     assert not m.lost
 
 
@@ -184,7 +184,7 @@ def test_an_unmapped_table_gives_way_to_a_leaf(radix):
     assert collapsed
     assert m.level(0) == 1
     assert small in m.vm.tables.freed
-    assert m.events("kvmppc_radix_flush_pwc")
+    assert m.named("kvmppc_radix_flush_pwc")
     assert not m.lost
 
 
@@ -200,7 +200,7 @@ def test_a_large_leaf_in_the_way_is_unmapped(radix):
     assert m.level(0) == 0
     assert m.entry(0) == pte
     assert m.entry(1) == 0
-    assert m.events("tlb_invalidate") == [{"start": 0, "end": 32}]
+    assert m.named("tlb_invalidate") == [{"start": 0, "end": 32}]
     assert not m.lost
 
 
@@ -259,7 +259,7 @@ def test_leaves_under_a_new_leaf(radix, plus, gone):
     pte = m.entry(5)
     large = pte & ~(m.pfn(5) << 16) | 0x1_0000_0000
     m.do(kvmppc_create_pte(m.vm, large, 0, 1, m.vm.mmu_invalidate_seq))
-    (flushed,) = m.events("tlb_invalidate")
+    (flushed,) = m.named("tlb_invalidate")
 
     assert m.entry(5) == large
     assert flushed["start"] == (m.pfn(5) if gone is None else gone)

@@ -25,7 +25,7 @@ def test_first_fault_and_neighbours_as_recorded(rmap):
         m.pfn(2) << 12 | 0xC47,
         m.pfn(3) << 12 | 0xC67,
     ]
-    assert [e["gfn"] for e in m.events("kvm_mmu_set_spte")] == [3, 0, 1, 2]
+    assert [e["gfn"] for e in m.named("kvm_mmu_set_spte")] == [3, 0, 1, 2]
     assert not m.world.violations
 
 
@@ -34,7 +34,7 @@ def test_tables_are_made_from_the_root_down(rmap):
     m.slot()
     m.access(3)
 
-    made = [(e["level"], e["gfn"]) for e in m.events("kvm_mmu_get_page")]
+    made = [(e["level"], e["gfn"]) for e in m.named("kvm_mmu_get_page")]
 
     assert made == [(4, 0), (3, 0), (2, 0), (1, 0)]
 
@@ -126,7 +126,7 @@ def test_an_entry_is_updated_in_place(rmap, release, dirty):
 
     assert prefetched & 0xFFFFFFFFFF == m.pfn(2) << 12 | 0xA77
     assert m.entry(2) == prefetched & ~0x200 | 0x100 | dirty
-    assert bool(m.events("flush_owed")) == (not dirty)
+    assert bool(m.named("flush_owed")) == (not dirty)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_flush_when_accessed_gets_set(rmap, release, flushes):
     root = m.vcpu.arch.root_pa
     m.locked(rmap_map, m.vm, slot, 2, m.pfn(2), 1, root_pa=root, host_writable=True)
 
-    assert len(m.events("flush_owed")) == flushes
+    assert len(m.named("flush_owed")) == flushes
 
 
 @pytest.mark.parametrize("release", [(4, 4), (5, 10), (6, 12), (7, 2)])
@@ -153,12 +153,12 @@ def test_a_leaf_that_loses_write_is_flushed(rmap, release):
     m = rmap(release)
     slot = m.slot()
     m.access(3, "write")
-    before = len(m.events("flush_owed"))
+    before = len(m.named("flush_owed"))
     root = m.vcpu.arch.root_pa
     m.locked(rmap_map, m.vm, slot, 3, m.pfn(3), 1, root_pa=root, host_writable=False)
 
     assert not m.entry(3) & m.layout.writable_mask
-    assert len(m.events("flush_owed")) == before + 1
+    assert len(m.named("flush_owed")) == before + 1
     # From v6.13 the page was told when the fault gave it back.
     assert m.page(3).dirty
     assert not m.world.violations
@@ -173,7 +173,7 @@ def test_another_page_takes_a_leaf(rmap):
 
     assert m.entry(3) == m.pfn(9) << 12 | 0x0600000000000B77
     assert m.page(3).dirty
-    assert m.events("flush_owed")[-1] == {"start": 3, "end": 4, "due": "unlock"}
+    assert m.named("flush_owed")[-1] == {"start": 3, "end": 4, "due": "unlock"}
 
 
 # -- huge pages ----------------------------------------------------------------------
@@ -281,7 +281,7 @@ def test_mmio_entry(rmap, release, options, generation, value):
     assert how == "mmio"
     assert m.entry(0xFEBF0) == value
     assert m.mapped(0xFEBF0) == []
-    assert m.events("mark_mmio_spte")[-1]["gfn"] == 0xFEBF0
+    assert m.named("mark_mmio_spte")[-1]["gfn"] == 0xFEBF0
     assert not m.vm.ledger.owed
 
 
@@ -313,7 +313,7 @@ def test_mmio_entry_over_a_leaf(rmap, release, lost):
     m.access(3, "write")
     root = m.vcpu.arch.root_pa
     m.locked(rmap_map, m.vm, None, 3, 0, 1, root_pa=root)
-    owed = bool(m.events("flush_owed"))
+    owed = bool(m.named("flush_owed"))
     m.unmap(slot, 0, 16)
 
     assert m.lost == lost

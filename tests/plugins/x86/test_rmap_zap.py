@@ -108,7 +108,7 @@ def test_an_obsolete_root_dies_with_its_last_vcpu(rmap):
     assert half == (True, True)
     assert m.vm.vcpus[1].arch.root_pa == m.vcpu.arch.root_pa
     assert m.vm.tables.at(m.vcpu.arch.root_pa).refs == 2
-    assert [e["gfn"] for e in m.events("kvm_mmu_prepare_zap_page")].count(0) == 5
+    assert [e["gfn"] for e in m.named("kvm_mmu_prepare_zap_page")].count(0) == 5
     assert slot == m.vm.memslots[0].by_id(0)
     assert not m.world.violations
 
@@ -266,7 +266,7 @@ def test_a_long_reverse_map_is_recycled(rmap, others, kept):
 
     left = [pa for pa in arch.mmu_page_hash[0, 1, 0] if m.vm.tables.at(pa).get(3)]
     assert len(left) == (others + 1 if kept else 0)
-    assert bool(m.events("flush_owed")) is not kept
+    assert bool(m.named("flush_owed")) is not kept
 
 
 @pytest.mark.parametrize(

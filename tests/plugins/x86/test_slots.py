@@ -269,7 +269,7 @@ def test_no_table_is_left_at_the_end(machine, release, mmu, first):
 )
 def test_zapping_everything_at_the_end(machine, release, flushes):
     m = two_slots(machine, release, "tdp")
-    before = len(m.events("flush"))
+    before = len(m.named("flush"))
 
     async def release_notifier():
         async with m.vm.srcu.read():
@@ -279,5 +279,5 @@ def test_zapping_everything_at_the_end(machine, release, flushes):
     m.do(release_notifier())
 
     assert m.mapped(1, 0x1001) == []
-    assert (len(m.events("flush")) > before) == flushes
+    assert (len(m.named("flush")) > before) == flushes
     assert not m.world.violations

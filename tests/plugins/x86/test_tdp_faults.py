@@ -162,7 +162,7 @@ def test_a_write_to_a_logged_page_is_fixed_without_the_lock(
     m.slot(flags=1)
     protected = m.entry(2)
     m.access(2, "write")
-    events = m.events("fast_page_fault")
+    events = m.named("fast_page_fault")
 
     assert protected == before & ~2
     assert m.entry(2) == before
@@ -207,7 +207,7 @@ def test_an_aged_page_without_ad_gets_its_permissions_back(tdp, release, entries
     assert young
     assert seen == [frame | bits for bits in entries]
     assert m.entry(1) == frame | entries[0]
-    assert [e["fixed"] for e in m.events("fast_page_fault")][-2:] == [True, True]
+    assert [e["fixed"] for e in m.named("fast_page_fault")][-2:] == [True, True]
     assert not m.world.violations
 
 
@@ -243,7 +243,7 @@ def test_a_gfn_without_a_slot_is_marked(machine, mmu, release, options, spte, ge
 
     assert how == "mmio"
     assert m.entry(0xFEBF0) == spte | (6 if options == NPT else 0)
-    assert m.events("mark_mmio_spte") == [{"gfn": 0xFEBF0, "access": 7, "gen": gen}]
+    assert m.named("mark_mmio_spte") == [{"gfn": 0xFEBF0, "access": 7, "gen": gen}]
     assert get_mmio_spte_generation(m.layout, m.entry(0xFEBF0)) == gen
     assert not m.world.violations
 
@@ -265,13 +265,13 @@ def test_an_entry_of_an_older_generation_is_written_anew(
     first = m.entry(0xFEBF0)
     m.slot(slot=1, gfn=0x1000)
     results.append(m.access(0xFEBF0))
-    checks = [e["valid"] for e in m.events("check_mmio_spte")]
+    checks = [e["valid"] for e in m.named("check_mmio_spte")]
 
     assert results == ["mmio"] * 3
     # The vCPU's own cache answered the second access, as nothing had changed.
     assert checks == [False]
     assert m.entry(0xFEBF0) != first
-    assert len(m.events("mark_mmio_spte")) == 2
+    assert len(m.named("mark_mmio_spte")) == 2
     assert not m.world.violations
 
 
@@ -282,7 +282,7 @@ def test_the_entry_answers_a_vcpu_that_did_not_make_it(machine, release):
     m.access(0xFEBF0)
 
     assert m.access(0xFEBF0, vcpu=1) == "mmio"
-    assert [e["valid"] for e in m.events("check_mmio_spte")] == [True]
+    assert [e["valid"] for e in m.named("check_mmio_spte")] == [True]
     assert m.vm.vcpus[1].exits["reserved"] == 1
     assert not m.world.violations
 
@@ -304,7 +304,7 @@ def test_a_gfn_beyond_the_address_width_is_never_mapped(tdp, gfn):
     m.slot()
 
     assert m.access(gfn) == "mmio"
-    assert m.events("mark_mmio_spte") == []
+    assert m.named("mark_mmio_spte") == []
     assert not m.world.violations
 
 
@@ -369,7 +369,7 @@ def test_a_fault_that_needs_no_table(machine, release, how):
 
     # Only W is missing.
     assert m.access(3, "write") == how
-    assert [event["why"] for event in m.events("guest_fault")[1:]] == ["permission"]
+    assert [event["why"] for event in m.named("guest_fault")[1:]] == ["permission"]
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def test_the_flush_when_logging_begins(tdp, release, flushes):
     m = tdp(release)
     m.slot(flags=LOG_DIRTY_PAGES)
 
-    assert len(m.events("flush")) == flushes
+    assert len(m.named("flush")) == flushes
     assert not m.world.violations
 
 
@@ -203,7 +203,7 @@ def test_write_protection_of_a_page_that_is_logged(tdp, release, protected):
 
     assert (owed is not None) == protected
     # Without MMU-writable no fast fault brings W back.
-    fixed = [e["fixed"] for e in m.events("fast_page_fault")]
+    fixed = [e["fixed"] for e in m.named("fast_page_fault")]
     assert fixed == [not protected]
 
 
@@ -245,7 +245,7 @@ def test_huge_pages_are_split_when_logging_begins(tdp, release, options, split):
     whole = m.entry(3)
     m.slot(flags=LOG_DIRTY_PAGES)
 
-    assert len(m.events("kvm_mmu_split_huge_page")) == split
+    assert len(m.named("kvm_mmu_split_huge_page")) == split
     if split:
         children = [m.entry(gfn) for gfn in range(512)]
         frames = [m.pfn(gfn) for gfn in range(512)]
@@ -266,11 +266,11 @@ def test_huge_pages_are_split_when_logging_begins(tdp, release, options, split):
 def test_a_fault_that_needs_a_small_page(tdp, release, tables, flushes):
     m = tdp(release, 3, huge=True, pages=1024, eager_page_split=0)
     m.slot(flags=LOG_DIRTY_PAGES)
-    before = len(m.events("flush"))
+    before = len(m.named("flush"))
     m.access(3, "write")
 
     assert len(m.mapped(*range(512))) == tables
-    assert len(m.events("flush")) - before == flushes
+    assert len(m.named("flush")) - before == flushes
     assert not m.world.violations
 
 
@@ -344,6 +344,6 @@ def test_without_memory_huge_pages_are_not_split(tdp):
     m.host.environment.no_tables = 1
     m.slot(flags=LOG_DIRTY_PAGES)
 
-    assert not m.events("kvm_mmu_split_huge_page")
+    assert not m.named("kvm_mmu_split_huge_page")
     assert m.entry(3) == whole & ~2
     assert not m.world.violations

@@ -131,7 +131,7 @@ def test_change_pte_without_a_bracket(tdp, release, old, new, flush, bug):
     slot = m.vm.memslots[0].by_id(0)
     pte = HostPte.pack(pfn=0x777, present=1, young=1)
     owed = locked_path(m, m.k.set_spte_gfn(m.vm, slot, 0, pte))
-    flushed = len(m.events("kvm_make_all_cpus_request"))
+    flushed = len(m.named("kvm_make_all_cpus_request"))
 
     assert m.entry(0) == new
     assert (owed is not None) == (flush == "owed")
@@ -155,13 +155,13 @@ def test_change_pte_finds_nothing_after_start_has_unmapped(tdp, release):
     m = tdp(release, 0)
     slot = m.vm.memslots[0].by_id(0)
     m.unmap(slot, 0, 1)
-    before = len(m.events("kvm_make_all_cpus_request"))
+    before = len(m.named("kvm_make_all_cpus_request"))
     pte = HostPte.pack(pfn=0x777, present=1)
     owed = locked_path(m, m.k.set_spte_gfn(m.vm, slot, 0, pte))
 
     assert owed is None
     assert m.entry(0) == m.layout.nonpresent
-    assert len(m.events("kvm_make_all_cpus_request")) == before
+    assert len(m.named("kvm_make_all_cpus_request")) == before
     assert not m.world.violations
 
 
@@ -218,7 +218,7 @@ def test_the_flush_after_ageing(tdp, release, flushes):
     m = tdp(release, 1)
     m.do(age(m.mm, m.hva(0), m.hva(4), "clear_flush_young"))
 
-    assert len(m.events("flush")) == flushes
+    assert len(m.named("flush")) == flushes
     assert not m.world.violations
 
 

@@ -57,12 +57,12 @@ def test_an_unmap_gives_way_and_flushes_before(spread, release, may_block, yield
     task = unmap(m, may_block)
     m.reaches(task, "unlock mmu_lock")
     half = m.mapped(511, 512)
-    flushes = len(m.events("kvm_make_all_cpus_request"))
+    flushes = len(m.named("kvm_make_all_cpus_request"))
     m.finish(task)
 
     assert half == ([512] if yields else [])
     assert flushes == 1
-    assert len(m.events("kvm_make_all_cpus_request")) == 1 + yields
+    assert len(m.named("kvm_make_all_cpus_request")) == 1 + yields
     assert m.mapped(511, 512) == []
     assert not m.world.violations
 
