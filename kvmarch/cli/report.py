@@ -109,14 +109,13 @@ def report(
     from kvmarch.explore.search import Bounds
     from kvmarch.page.collect import chosen_scenarios, collect
     from kvmarch.page.html import page
-    from kvmarch.report.files import write_whole
+    from kvmarch.report.files import check_target, write_whole
     from kvmarch.scenarios.cells import How
 
     began = time.monotonic()
-    folder = Path(output).parent
-    if not folder.is_dir():
+    if output != "-":
         # Said now, and not after minutes of work.
-        raise KvmarchError(f"{output}: there is no directory {folder}")
+        check_target(Path(output))
     day = _day()
     choose = choose_of(arch, kernel, plus, minus, settings)
     plugins = load_plugins(choose)
