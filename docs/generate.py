@@ -1,5 +1,6 @@
 """Reference pages that are made of the package when the site is built."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,11 @@ import click
 from kvmarch.cli import command_line
 from kvmarch.scenarios.properties import ALWAYS_ON
 from kvmarch.scenarios.verbs import VERBS
+
+_ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):<code>(~?)([\w.]+)</code>")
+"""A name in a docstring, as Sphinx wants it; ``~`` asks for its last part only."""
+_FIELD = re.compile(r"(<p>|\n):([A-Z]\w+): ")
+"""A field of a docstring that Sphinx does not have, such as ``:Kernel:``."""
 
 
 def on_startup(**_rest: Any) -> None:
@@ -25,6 +31,24 @@ def on_page_markdown(markdown: str, **_rest: Any) -> str:
         if place in markdown:
             markdown = markdown.replace(place, "\n".join(rows()))
     return markdown
+
+
+def on_page_content(html: str, **_rest: Any) -> str:
+    """Take out what the makers of the reference do not understand."""
+    # Click marks an option without a default so, and mkdocs-click prints the mark.
+    html = html.replace("<code>Sentinel.UNSET</code>", "")
+    html = _FIELD.sub(_field, html)
+    return _ROLE.sub(_name, html)
+
+
+def _field(found: re.Match[str]) -> str:
+    before = "<br>" if found[1] == "\n" else found[1]
+    return f"{before}<strong>{found[2]}:</strong> "
+
+
+def _name(found: re.Match[str]) -> str:
+    name = found[2].rpartition(".")[2] if found[1] else found[2]
+    return f"<code>{name}</code>"
 
 
 def properties() -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,9 @@ def test_the_site_builds_and_no_link_is_broken(tmp_path):
         text = page.read_text("utf-8")
         assert 'src="http' not in text, page
         assert 'rel="stylesheet" href="http' not in text, page
+        # Marks of the makers of the reference that nobody should see.
+        assert "Sentinel" not in text, page
+        assert not re.search(r":[a-zA-Z]+:(?:<code>| \w)", text), page
 
 
 @pytest.mark.filterwarnings("ignore:.*make_default_short_help:DeprecationWarning")
