@@ -81,12 +81,12 @@ def _add(mm: Mm, subscription: Subscription) -> Any:
     if subs.open_ranges:
         # mm_take_all_locks(): no start/end region may be open.
         return BLOCKED
-    subs.list.append(subscription)
+    subs.list.insert(0, subscription)
     return None
 
 
 async def mmu_notifier_register(mm: Mm, subscription: Subscription) -> None:
-    """Put a subscriber on the chain.
+    """Put a subscriber on the chain, before all others: the newest is told first.
 
     :Kernel: mmu_notifier_register(). Holds mmap_lock for write and, by
         mm_take_all_locks(), excludes every open start/end region.

@@ -50,7 +50,7 @@ def test_nobody_registers_while_a_range_is_open(one):
     assert late.waits() == "add to notifier list"
     one.do(end(one))
     late.end()
-    assert [s.name for s in one.mm.subscriptions.list] == ["vm", "driver"]
+    assert [s.name for s in one.mm.subscriptions.list] == ["driver", "vm"]
 
 
 def test_registration_holds_mmap_lock(one):
@@ -237,14 +237,14 @@ def test_an_end_without_a_start_is_reported(one):
     assert one.lost == ["balanced"]
 
 
-def test_every_vm_of_a_process_is_told(bench, toy):
+def test_every_vm_of_a_process_is_told_the_newest_first(bench, toy):
     one = bench()
     second = one.machine.create_vm(toy.info.settle((6, 1), {}))
 
     one.do(start(one))
 
     told = [data["vm"] for data in one.named("kvm_unmap_hva_range")]
-    assert told == ["vm", "vm1"]
+    assert told == ["vm1", "vm"]
     assert (one.vm, second) == tuple(one.machine.vms)
 
 
@@ -257,4 +257,4 @@ def test_young_is_asked_of_everybody_without_an_early_exit(bench, toy):
     young = one.do(mmu_notifier_clear_young(one.mm, HVA, HVA + PAGE))
 
     assert young is True
-    assert [d["vm"] for d in one.named("kvm_age_hva")] == ["vm", "vm1"]
+    assert [d["vm"] for d in one.named("kvm_age_hva")] == ["vm1", "vm"]
