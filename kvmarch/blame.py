@@ -33,6 +33,14 @@ def _is_pair(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == 2
 
 
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
 def _or_none(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or test(value)
 
@@ -67,9 +75,10 @@ RETURNS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "vm_create": (_is(Part), "a Part"),
     "vcpu_create": (_or_none(_is(Part)), "a Part or None"),
     "vcpu_load": (_or_none(_is(bool)), "True, False or None"),
+    "tlb_tag": (_is_hashable, "an int, or whatever can be hashed"),
     "translate": (_is((Translation, str)), "a Translation or a str"),
     "page_fault": (
-        lambda value: value in {"guest", "mmio", "exception", "error"},
+        lambda value: value in ("guest", "mmio", "exception", "error"),
         "'guest', 'mmio', 'exception' or 'error'",
     ),
     "unmap_gfn_range": _FLUSH,

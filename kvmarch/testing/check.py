@@ -4,6 +4,7 @@ __all__ = ["Result", "check_table", "run_contract"]
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -124,10 +125,18 @@ def _result(row: ET.Element) -> Result:
     return Result(tier, test.removeprefix("test_"), case, why)
 
 
+_NOISE = re.compile(
+    r'(?P<setup>failed on setup with ")?(?:kvmarch\.errors\.PluginError: )?'
+    r'(?P<said>.*?)(?(setup)"?|)'
+)
+"""What is said, and what pytest writes around it."""
+
+
 def _line(message: str) -> str:
-    """Return the first line of a failure, without what pytest explains beneath."""
+    """Return the first line of a failure, without what pytest explains around it."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return lines[0] if lines else "failed"
+    found = _NOISE.fullmatch(lines[0]) if lines else None
+    return found["said"] if found else "failed"
 
 
 def check_table(arch: Loaded, results: Sequence[Result]) -> Table:

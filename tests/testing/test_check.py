@@ -54,6 +54,26 @@ def test_a_failure_is_told_once_with_its_first_kernel(toy):
     assert table.status == 1
 
 
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("assert 1 == 2\n  +  where", "assert 1 == 2"),
+        ("\n\nAssertionError: x", "AssertionError: x"),
+        ("kvmarch.errors.PluginError: plugin toy: y", "plugin toy: y"),
+        (
+            'failed on setup with "kvmarch.errors.PluginError: plugin toy: y"',
+            "plugin toy: y",
+        ),
+        ('failed on setup with "ValueError: "z""', 'ValueError: "z"'),
+        ('failed on setup with "E: a line\nand more"', "E: a line"),
+        ('assert x == "z"', 'assert x == "z"'),
+        ("", "failed"),
+    ],
+)
+def test_a_failure_is_one_line(message, line):
+    assert check._line(message) == line
+
+
 def test_several_hooks_that_are_missing_are_counted(toy_module):
     arch = without(toy_module, *(f"kvmarch_{name}" for name in TIERS[3]))
     table = check_table(arch, [row for row in rows() if row.tier <= 2])
