@@ -179,6 +179,7 @@ class Session:
         self._hvas: dict[int, tuple[int, int]] = {}
         self._board: Board | None = None
         self._alive = False
+        self._at = 0
         self._tracing = False
         self._hear(emulator.answers(config.limit * BOOT))
         if not self.kernel:
@@ -248,6 +249,7 @@ class Session:
         if self._observer is not None:
             self._observer.forget()
         self._alive = True
+        self._at = 0
         for command in self._board.begin():
             self._ask(command)
         if not self._alive:
@@ -269,8 +271,9 @@ class Session:
         commands = []
         ends = checked.verb == "exit_mm"
         if order.command and (self._alive or checked.verb not in LAST):
-            commands += [f"at {order.vm:x}"] if setup.vms > 1 else []
+            commands += [f"at {order.vm:x}"] if order.vm != self._at else []
             commands.append(order.command)
+            self._at = order.vm
         if self._alive and not ends:
             commands.append("frames")
         alive = self._alive

@@ -76,7 +76,6 @@ class Chooser:
 
     :param state: by memory, what is true of each page.
     :param split: memories that are no longer one mapping.
-    :param merged: first page of those that KSM may merge, and the one after the last.
     """
 
     shape: Shape
@@ -88,7 +87,6 @@ class Chooser:
     vm: int = 0
     """The VM that the step at hand is about, if it is about one."""
     split: set[str] = field(default_factory=set)
-    merged: tuple[int, int] | None = None
     doubtful: set[Slot] = field(default_factory=set)
     """Slots that some architectures refuse, for what they could not write to."""
     last: tuple[str, int] = ("", 0)

@@ -12,8 +12,8 @@ Some things are left out, because no side could say what happens next:
   be killed.
 - The guest fetches code only from pages that hold some: what it does elsewhere is
   decided by what lies there.
-- KSM scans whatever is mergeable, in every process; so each merge names what those
-  before it did, and after a fork there is none.
+- KSM merges nothing in memory that may have huge pages: which it splits is up to what
+  it finds in them, and in which order.
 - No slot that succeeds reaches beyond its memory. The program in the lab keeps the
   addresses around it for itself, without any permission, and some architectures look.
 - No slot covers the page of the guest's code, or the address at which it leaves.
@@ -331,17 +331,12 @@ class _Generator(Chooser):
         return "fork"
 
     def ksm_merge(self) -> str | None:
-        first, count = self.part("ram")
-        if self.merged is not None:
-            start, end = self.merged
-            end = max(end, first + count)
-            first = min(start, first)
-            count = end - first
-        if self.forks or not self.all_have("ram", first, count, MAPPED):
+        name = self.name() if self.rng.random() < 0.3 else "ram"
+        first, count = self.part(name)
+        if not self.all_have(name, first, count, MAPPED) or self.memories[name].huge:
             return None
-        self.merged = first, first + count
-        self.split.add("ram")
-        return _line("ksm_merge", **self.pages("ram", first, count))
+        self.split.add(name)
+        return _line("ksm_merge", **self.pages(name, first, count))
 
     def destroy(self) -> str | None:
         """Let a VM go, late, while another one stays."""

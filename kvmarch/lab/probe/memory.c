@@ -44,14 +44,15 @@ static uint64_t own(int memory, uint64_t page)
 
 /* Where a memory goes: each to a place of its own, upwards in the order in which they
  * are named. The kernel goes through mappings in that order. Behind them is one for
- * settle(). */
+ * settle(). Nothing else is mapped around them: a neighbour would keep page tables. */
 static char *place(int number)
 {
 	static char *start;
 	if (!start) {
 		int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-		char *p = mmap(NULL, (MAX_MEMORIES + 2) * PLACE, PROT_NONE, flags, -1, 0);
-		if (p == MAP_FAILED)
+		uint64_t size = (MAX_MEMORIES + 2) * PLACE;
+		char *p = mmap(NULL, size, PROT_NONE, flags, -1, 0);
+		if (p == MAP_FAILED || munmap(p, size))
 			return NULL;
 		start = (char *)(((uintptr_t)p + PLACE - 1) / PLACE * PLACE);
 	}
