@@ -1,4 +1,4 @@
-"""Build a machine: host, one process, one VM with its vCPUs."""
+"""Build a machine: host, one process, its VMs with their vCPUs."""
 
 __all__ = ["CHOICES", "Machine", "boot", "destroy_vm"]
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Machine:
-    """A host that runs one kernel, with a process that owns one VM."""
+    """A host that runs one kernel, with a process that owns one VM or several."""
 
     def __init__(self, world: World, k: Kernel, host: HostMemory, mm: Mm) -> None:
         self.world = world
