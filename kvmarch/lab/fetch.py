@@ -23,6 +23,12 @@ SUITES = ("bookworm", "trixie", "bullseye", "forky", "sid")
 """Where kernels are looked for, in this order; those with ``-security``, too."""
 SECURED = ("bullseye", "bookworm", "trixie")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+ROOM = 800 << 20
+"""Bytes that lists, packages and what is in them need at most."""
+LEAST = 1 << 20
+"""Bytes without which nothing goes on."""
+LOOK = 1.0
+"""Seconds between looks at how much is free."""
 FRESH = 24 * 3600
 """Seconds for which package lists are not asked for again."""
 _IMAGE = re.compile(r"linux-image-(\d[\d.]*(?:-\d+|\+deb\d+)?(-[\w-]+))$")
@@ -126,6 +132,8 @@ def fetch(
     """
     if not KEYRING.exists():
         raise LabError(f"no {KEYRING}; apt install debian-archive-keyring")
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    _need_room(ROOM)
     mirrors = [mirror] if mirror else system_mirrors()
     seen: list[str] = []
     failed: LabError | None = None
@@ -191,22 +199,48 @@ def system_mirrors() -> list[str]:
 def _run(command: Sequence[str], cwd: Path | None) -> str:
     """Return what a program prints.
 
-    :raises LabError: it is not there or fails, with its last line.
+    :raises LabError: it is not there or fails, with its last line; or the disk fills
+        up, for which apt may wait for ever.
     """
     try:
-        done = subprocess.run(  # noqa: S603 - our own command
+        process = subprocess.Popen(  # noqa: S603 - our own command
             command,
             cwd=cwd,
             env={**os.environ, "LC_ALL": "C"},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
         )
     except FileNotFoundError:
         raise LabError(
             f"no {command[0]} here, so no kernels to fetch; give an image"
         ) from None
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-        raise LabError(f"{command[0]}: {lines[-1]}", done.stderr)
-    return done.stdout
+    with process:
+        try:
+            while True:
+                try:
+                    out, err = process.communicate(timeout=LOOK)
+                    break
+                except subprocess.TimeoutExpired:
+                    _need_room(LEAST)
+        finally:
+            process.kill()
+    if process.returncode:
+        lines = err.strip().splitlines() or [f"status {process.returncode}"]
+        raise LabError(f"{command[0]}: {lines[-1]}", err)
+    return out
+
+
+def _need_room(least: int) -> None:
+    """Refuse to fill a disk up.
+
+    :param least: bytes that must be free where kernels are kept.
+    :raises LabError: there is less.
+    """
+    folder = cache_folder()
+    free = shutil.disk_usage(folder).free
+    if free < least:
+        raise LabError(
+            f"{folder}: no space left on the device: {free >> 20} MiB are free, and a "
+            f"kernel needs {ROOM >> 20} while it is unpacked"
+        )

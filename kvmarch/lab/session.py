@@ -1,4 +1,4 @@
-"""A booted kernel that serves one VM after the other, step by step."""
+"""A booted kernel that serves one process with its VMs after the other, by steps."""
 
 __all__ = ["Config", "Session", "booted", "check_programs"]
 

@@ -14,8 +14,6 @@ Some things are left out, because no side could say what happens next:
   decided by what lies there.
 - KSM merges nothing in memory that may have huge pages: which it splits is up to what
   it finds in them, and in which order.
-- No slot that succeeds reaches beyond its memory. The program in the lab keeps the
-  addresses around it for itself, without any permission, and some architectures look.
 - No slot covers the page of the guest's code, or the address at which it leaves.
 """
 
@@ -136,7 +134,8 @@ class _Generator(Chooser):
         """Note that there is a slot now, if the kernel does not object."""
         self.slots[key] = slot
         pages = slot.memory, slot.page, slot.pages
-        if not self.all_have(*pages, MAPPED | WRITABLE):
+        beyond = slot.pages > self.left(slot)
+        if beyond or not self.all_have(*pages, MAPPED | WRITABLE):
             self.doubtful.add(slot)
 
     def left(self, slot: Slot) -> int:
@@ -147,6 +146,9 @@ class _Generator(Chooser):
         """Return a slot that could be, wherever."""
         name = self.name()
         page, pages = self.part(name)
+        if self.rng.random() < 0.1:
+            # Behind a memory there is nothing.
+            pages = self.memories[name].pages - page + self.rng.choice((1, 2, 16))
         return Slot(self.gfn(pages), pages, name, page, self.flag())
 
     def slot_(self) -> str | None:
