@@ -12,7 +12,7 @@ from kvmarch.plugins import Plugins
 from kvmarch.report.table import Column, Table
 from kvmarch.scenarios.cells import How
 from kvmarch.scenarios.compare import Choose
-from kvmarch.scenarios.file import find, library, load
+from kvmarch.scenarios.file import find, load, load_all
 from kvmarch.scenarios.found import read_found
 from kvmarch.scenarios.outcome import Outcome
 from kvmarch.scenarios.parallel import results_of, works_of
@@ -37,13 +37,19 @@ COLUMNS = (
 )
 
 
-def bug_names(plugins: Plugins, choose: Choose) -> list[str]:
-    """Return the ids of all bugs, or of those of some architectures."""
+def bug_names(
+    plugins: Plugins,
+    choose: Choose,
+    complain: Callable[[str], None] = lambda _why: None,
+) -> list[str]:
+    """Return the ids of all bugs, or of those of some architectures.
+
+    :param complain: called with what is wrong with a scenario that cannot be read.
+    """
     for arch in choose.arch:
         plugins.get(arch)
     names = []
-    for name, path in library(plugins.scenario_folders()).items():
-        scenario = load(path)
+    for name, scenario in load_all(plugins.scenario_folders(), complain).items():
         bug = scenario.bug
         if bug is not None and (not choose.arch or bug.arch in (*choose.arch, "")):
             names.append(name)
@@ -104,10 +110,10 @@ def bugs_table(
     """
     table = Table("Bugs that the search finds again", COLUMNS)
     known = recorded(plugins, table.notes.append)
-    table.status = 2 if table.notes else 0
     candidates: list[tuple[Scenario, Bug, dict[str, Any]]] = []
     unmerged: list[dict[str, Any]] = []
-    chosen = tuple(names) or bug_names(plugins, choose)
+    chosen = tuple(names) or bug_names(plugins, choose, table.notes.append)
+    table.status = 2 if table.notes else 0
     scenarios = [load(find(name, plugins.scenario_folders())) for name in chosen]
     if check:
         known = _check(table, scenarios, plugins, choose, how, jobs, progress)

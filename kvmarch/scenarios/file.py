@@ -4,10 +4,10 @@ A scenario says what memory and VM there are, what each task does, what a compar
 shows of it, and what is expected where.
 """
 
-__all__ = ["find", "library", "load", "scenario_of"]
+__all__ = ["find", "library", "load", "load_all", "scenario_of"]
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from importlib import resources
@@ -70,6 +70,23 @@ def find(name: str, folders: tuple[str, ...] = ()) -> Path:
     if name not in known:
         raise UnknownNameError("scenario", name, sorted(known))
     return known[name]
+
+
+def load_all(
+    folders: tuple[str, ...], complain: Callable[[str], None]
+) -> dict[str, Scenario]:
+    """Return every scenario that can be named.
+
+    :param folders: more folders with scenario files, those of plugins.
+    :param complain: called with what is wrong with a file, which is left out.
+    """
+    scenarios = {}
+    for name, path in library(folders).items():
+        try:
+            scenarios[name] = load(path)
+        except ScenarioError as error:
+            complain(str(error))
+    return scenarios
 
 
 def load(path: Path) -> Scenario:

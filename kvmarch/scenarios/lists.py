@@ -15,13 +15,18 @@ from kvmarch.kernel.table import CHANGES, CHOICES
 from kvmarch.plugins import Plugins, link
 from kvmarch.report.table import Column, Table
 from kvmarch.scenarios.compare import Choose
-from kvmarch.scenarios.file import library, load
+from kvmarch.scenarios.file import load_all
 from kvmarch.scenarios.records import Scenario
 
 
-def _scenarios(plugins: Plugins) -> Iterator[Scenario]:
-    for path in library(plugins.scenario_folders()).values():
-        yield load(path)
+def _scenarios(plugins: Plugins, table: Table) -> Iterator[Scenario]:
+    """Yield every scenario; a file that is none is told in the table."""
+
+    def complain(why: str) -> None:
+        table.notes.append(why)
+        table.status = 2
+
+    yield from load_all(plugins.scenario_folders(), complain).values()
 
 
 def scenarios_table(plugins: Plugins) -> Table:
@@ -31,7 +36,7 @@ def scenarios_table(plugins: Plugins) -> Table:
         (Column("scenario"), Column("title"), Column("tags", detail=True)),
         notes=["kvmarch compare SCENARIO, kvmarch run SCENARIO"],
     )
-    for scenario in _scenarios(plugins):
+    for scenario in _scenarios(plugins, table):
         table.rows.append(
             {
                 "scenario": scenario.name,
@@ -49,7 +54,7 @@ def comparable(plugins: Plugins) -> Table:
         (Column("scenario"), Column("title"), Column("columns", detail=True)),
         notes=["Without --arch all are compared, without --kernel the usual releases."],
     )
-    for scenario in _scenarios(plugins):
+    for scenario in _scenarios(plugins, table):
         if scenario.columns:
             table.rows.append(
                 {

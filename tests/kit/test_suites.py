@@ -82,6 +82,17 @@ def test_a_record_that_is_torn_hides_no_other_bug(demo):
     assert (ran.returncode, ran.stderr) == (2, "")
 
 
+@pytest.mark.parametrize("command", ["bugs", "scenarios", "compare"])
+def test_a_scenario_that_is_torn_hides_no_other(demo, command):
+    demo.folder.joinpath(SCENARIO).write_text("title = ", "utf-8")
+    ran = demo.run("kvmarch", command, "--format", "json")
+
+    table = json.loads(ran.stdout)
+    assert len(table["rows"]) > 5
+    assert any(f"{SCENARIO}: not TOML" in note for note in table["notes"])
+    assert (ran.returncode, ran.stderr) == (2, "")
+
+
 def test_a_verdict_that_is_not_met_is_shown_with_its_schedule(demo):
     change(demo, SCENARIO, '"sometimes"', '"never"')
     ran = demo.test()
