@@ -81,6 +81,43 @@ def test_a_recording_agrees_with_the_model(tmp_path, arch, scenario):
     assert sum(row["verdict"] == "agree" for row in rows) > 15
 
 
+TWO_VMS = """
+title = "Two VMs over the same memory"
+[vm]
+count = 2
+memory = [{ name = "ram", pages = 8, contents = [1, 1] }]
+[[task]]
+name = "vmm"
+steps = [
+    "slot id=0 memory=ram gfn=0",
+    "slot id=0 memory=ram gfn=0 vm=1 flags=log_dirty",
+    "write gfn=2",
+    "write gfn=2 vm=1",
+    "read gfn=3 vm=1",
+    "dirty_get id=0 vm=1",
+    "ksm_merge memory=ram",
+    "dontneed memory=ram page=2 pages=2",
+    "vm_destroy",
+    "write gfn=2 vm=1",
+]
+"""
+
+
+@pytest.mark.parametrize("arch", BOOTS)
+def test_several_vms_of_one_process_are_told_apart(tmp_path, arch):
+    path, out = tmp_path / "two.toml", tmp_path / "out.json"
+    path.write_text(TWO_VMS)
+
+    kvmarch("lab", "run", path, "-a", arch, "-k", kernel_of(arch), "-o", out)
+    compared = kvmarch("conform", out, "--format", "json", "-v")
+
+    rows = json.loads(compared.stdout)["rows"]
+    trees = [row for row in rows if row["what"] == "tree of VM 1"]
+    assert {row["verdict"] for row in trees} == {"agree"}
+    assert len(trees) == 9
+    assert not [row for row in rows if row["verdict"] == "differ"]
+
+
 @pytest.fixture(scope="module")
 def session():
     from kvmarch.lab.fetch import fetch
