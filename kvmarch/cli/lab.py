@@ -151,6 +151,12 @@ def showing_console() -> Iterator[None]:
             raise LabError(
                 f"the lab needs {error.name or error}: install kvmarch[lab]"
             ) from None
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # The cache, or files for the meantime: full, or not to be written to.
+            where = f"{error.filename}: " if error.filename else ""
+            raise LabError(f"{where}{error.strerror}") from None
 
 
 @lab.command()

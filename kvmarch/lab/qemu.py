@@ -38,6 +38,7 @@ TAIL = 30
 """Lines of the console that an error shows."""
 _ANSWER = re.compile(r"@([KPTCHFEMNWXQ#!.])(?: (.*))?$")
 _DIED = re.compile(r"Kernel panic - not syncing(?:: (.*))?")
+_ENDS = (signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 
@@ -49,7 +50,9 @@ def ending_on_signals() -> Iterator[None]:
     def end(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {n: signal.signal(n, end) for n in (signal.SIGTERM, signal.SIGHUP)}
+    # What is ignored stays so: nohup is to be heeded.
+    heard = [n for n in _ENDS if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {n: signal.signal(n, end) for n in heard}
     try:
         yield
     finally:

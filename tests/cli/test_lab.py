@@ -178,3 +178,18 @@ def test_without_numpy_the_error_says_what_to_install(image, monkeypatch):
 
     assert status == 2
     assert "the lab needs numpy: install kvmarch[lab]" in output
+
+
+@pytest.mark.parametrize("words", [("fetch", "6.1"), ("run", "tour", "-k", "6.1")])
+def test_a_cache_that_cannot_be_is_one_line(tmp_path, monkeypatch, words):
+    for name, text in {QEMU: "", COMPILER: MAKES}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+
+    status, output = lab(*words, "-a", "x86")
+
+    assert status == 2
+    assert "file/kvmarch" in output or "no /usr/share/keyrings" in output
+    assert output.count("\n") == 1

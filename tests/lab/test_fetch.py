@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,6 +60,7 @@ def apt(tmp_path, monkeypatch):
     keyring = tmp_path / "keyring.gpg"
     keyring.touch()
     monkeypatch.setattr(fetching, "KEYRING", keyring)
+    monkeypatch.setattr(fetching, "ROOM", 0)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return folder
@@ -187,4 +189,29 @@ def test_without_debians_keys(monkeypatch):
     monkeypatch.setattr(fetching, "KEYRING", Path("/none/keyring.gpg"))
 
     with pytest.raises(LabError, match="apt install debian-archive-keyring"):
+        fetch(X86, "6.1", None, print)
+
+
+def test_a_disk_without_room_is_said_before_anything_is_asked(apt, monkeypatch):
+    monkeypatch.setattr(fetching, "ROOM", 1 << 62)
+
+    with pytest.raises(LabError, match="kvmarch: no space left on the device: "):
+        fetch(X86, "6.1", None, print)
+
+    assert not (apt / "log").exists()
+
+
+def test_a_disk_that_fills_up_ends_an_apt_that_waits(apt, monkeypatch):
+    """As Debian's apt-get update does, for ever."""
+    text = (apt / "apt-get").read_text()
+    (apt / "apt-get").write_text(text.replace("*update*)", "*update*) exec sleep 600"))
+    monkeypatch.setattr(fetching, "LOOK", 0.01)
+
+    def room(_folder):
+        log = apt / "log"
+        waits = log.exists() and " update " in log.read_text()
+        return SimpleNamespace(free=0 if waits else 1 << 40)
+
+    monkeypatch.setattr(fetching.shutil, "disk_usage", room)
+    with pytest.raises(LabError, match="no space left on the device: 0 MiB are free"):
         fetch(X86, "6.1", None, print)
