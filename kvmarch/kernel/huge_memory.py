@@ -64,28 +64,30 @@ async def split_huge(mm: Mm, hva: int) -> bool:
     return done
 
 
-@op(name="huge mappings met in part")
-def _met_in_part(mm: Mm, start: int, end: int) -> tuple[int, ...]:
+@op(name="huge mappings to split")
+def _to_split(mm: Mm, start: int, end: int, whole: bool) -> tuple[int, ...]:
     shift = mm.page_shift
     return tuple(
         vpn << shift
         for vpn, _entry, pages in mm.mapped(start, end)
-        if pages > 1 and not (start <= vpn << shift and vpn + pages << shift <= end)
+        if pages > 1
+        and (whole or not (start <= vpn << shift and vpn + pages << shift <= end))
     )
 
 
-async def split_partial(mm: Mm, start: int, end: int) -> None:
+async def split_partial(mm: Mm, start: int, end: int, *, whole: bool = False) -> None:
     """Split the huge mappings that a range of hvas meets only in part.
 
     Each with a bracket of its own around the whole huge page, inside the bracket of
     whoever changes the range: KVM may have mapped the huge page.
 
+    :param whole: split those as well that are in the range as a whole.
     :Kernel: the calls of __split_huge_pmd() in zap_pmd_range(), change_pmd_range(),
         move_page_tables().
     """
     if not mm.pmds:
         return
-    met = await _met_in_part(mm, start, end)
+    met = await _to_split(mm, start, end, whole)
     for hva in met:
         await split_huge(mm, hva)
 

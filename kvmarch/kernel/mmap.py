@@ -1,16 +1,16 @@
 """What user space does with its memory: map, unmap, protect, move, fork, exit.
 
-Models mm/mmap.c, mm/mprotect.c, mm/mremap.c, mm/madvise.c, mm/memory.c; the
+Models mm/mmap.c, mm/mprotect.c, mm/madvise.c, mm/memory.c; the
 notifications are those of generic facts 2.14.
 """
 
 __all__ = [
     "CHOICES",
+    "do_munmap",
     "exit_mmap",
     "fork",
     "madvise_dontneed",
     "mprotect",
-    "mremap",
     "munmap",
     "oom_reap",
     "touch_pages",
@@ -27,7 +27,6 @@ from kvmarch.kernel.huge_memory import (
     split_partial,
     split_pmd,
 )
-from kvmarch.kernel.ksm import unmerge_ksm_pages
 from kvmarch.kernel.mmu_notifier import (
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
@@ -130,15 +129,23 @@ async def munmap(mm: Mm, start: int, end: int) -> None:
     begins. The bracket is around all of the range, holes included; where nothing is
     mapped at all nobody is told.
 
-    :Kernel: do_vmi_align_munmap().
+    :Kernel: do_munmap(), do_vmi_align_munmap().
     """
     async with mm.mmap_lock.write():
-        edges = await _remove_vmas(mm, start, end)
-        if edges is not None:
-            for hva in edges:
-                await split_huge(mm, hva)
-            pfns = await _clear(mm, start, end, split=False)
-            await free_pages(mm, pfns)
+        await do_munmap(mm, start, end)
+
+
+async def do_munmap(mm: Mm, start: int, end: int) -> None:
+    """Unmap a range, see munmap().
+
+    :Locking: mmap_lock for write.
+    """
+    edges = await _remove_vmas(mm, start, end)
+    if edges is not None:
+        for hva in edges:
+            await split_huge(mm, hva)
+        pfns = await _clear(mm, start, end, split=False)
+        await free_pages(mm, pfns)
 
 
 frees_together = Choice(
@@ -339,43 +346,6 @@ async def mprotect(
                 async with mm.ptl.write():
                     await _protect_ptes(mm, part, stop, write, executable)
                 await mmu_notifier_invalidate_range_end(mm, first, stop)
-
-
-@op(name="move PTEs")
-def _move_ptes(mm: Mm, start: int, end: int, to: int) -> None:
-    distance = to - start >> mm.page_shift
-    for vpn, entry, pages in list(mm.mapped(start, end)):
-        mm.set_entry(vpn, 0, pages)
-        mm.set_entry(vpn + distance, entry, pages)
-    first, stop = start >> mm.page_shift, -(-end >> mm.page_shift)
-    for vpn in [vpn for vpn in mm.swapped if first <= vpn < stop]:
-        mm.swapped[vpn + distance] = mm.swapped.pop(vpn)
-
-
-@op(name="move VMA")
-def _move_vma(mm: Mm, start: int, end: int, to: int) -> None:
-    mm.split_vmas(start, end)
-    moved = [v for v in mm.vmas if start <= v.start and v.end <= end]
-    mm.remove_vmas(start, end)
-    for vma in moved:
-        mm.add_vma(mm.shifted(vma, to - start))
-
-
-async def mremap(mm: Mm, start: int, end: int, to: int) -> None:
-    """Move a mapping to another address (event UNMAP on the old range).
-
-    Pages that KSM has merged get copies before.
-
-    :Kernel: move_vma(), move_page_tables().
-    """
-    async with mm.mmap_lock.write():
-        await unmerge_ksm_pages(mm, start, end)
-        await _move_vma(mm, start, end, to)
-        await mmu_notifier_invalidate_range_start(mm, start, end)
-        await split_partial(mm, start, end)
-        async with mm.ptl.write():
-            await _move_ptes(mm, start, end, to)
-        await mmu_notifier_invalidate_range_end(mm, start, end)
 
 
 @op(name="copy PTEs to child")

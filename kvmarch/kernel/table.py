@@ -18,6 +18,7 @@ from kvmarch.kernel import (
     memory_region,
     mmap,
     mmu_notifier,
+    mremap,
     notifier,
     notifier_proposals,
     vcpu,
@@ -293,6 +294,12 @@ CHANGES: tuple[Change, ...] = (
         source="seen in v7.2's source and not in v6.12's; the release is from memory",
     ),
     Change(
+        "mremap-moves-several",
+        "mremap() moves a range that several mappings have, one after the other",
+        (6, 17),
+        source="seen in v7.2's source and not in v6.12's; the release is from memory",
+    ),
+    Change(
         "huge-over-zero",
         "A write to the huge zero page gets a huge page instead of splitting it",
         (6, 13),
@@ -320,6 +327,7 @@ CHOICES: tuple[Choice, ...] = (
     *huge_memory.CHOICES,
     *ksm.CHOICES,
     *mmap.CHOICES,
+    *mremap.CHOICES,
     *vcpu.CHOICES,
     *gpc.CHOICES,
     *gpc_invalidate.CHOICES,

@@ -297,11 +297,6 @@ class Mm(Part):
             if vma.start < end and start < vma.end
         )
 
-    @staticmethod
-    def shifted(vma: Vma, distance: int) -> Vma:
-        """Return a VMA as it is when it has moved by so many bytes."""
-        return replace(vma, start=vma.start + distance, end=vma.end + distance)
-
     def prepare_children(self, count: int) -> None:
         """Make address spaces for so many children, before the machine runs.
 

@@ -17,19 +17,13 @@ __all__ = [
     "values",
 ]
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from kvmarch.kernel import huge_memory, ksm, mmap, reclaim
+from kvmarch.kernel import mremap as moving
 from kvmarch.kernel.boot import destroy_vm
 from kvmarch.kernel.dirty_log import clear_dirty_log, get_dirty_log
-from kvmarch.kernel.gpc import (
-    Gpc,
-    gpc_activate,
-    gpc_deactivate,
-    gpc_write,
-    gpc_write_atomic,
-)
 from kvmarch.kernel.memory_region import Region, pass_updates, set_memory_region
 from kvmarch.kernel.mmu_notifier import (
     Subscription,
@@ -286,7 +280,7 @@ async def mremap(c: Context, args: Mapping[str, Any]) -> None:
     start, end = c.pages(args)
     there, size = c.memory[args["to"]]
     await mmap.munmap(c.machine.mm, there, there + size)
-    await mmap.mremap(c.machine.mm, start, end, there)
+    return await moving.mremap(c.machine.mm, start, end, there)
 
 
 @verb("fork(): share all memory copy-on-write with a child.")

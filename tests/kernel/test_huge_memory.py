@@ -5,7 +5,6 @@ import pytest
 from kvmarch.kernel.mmap import (
     madvise_dontneed,
     mprotect,
-    mremap,
     munmap,
     oom_reap,
     populate,
@@ -39,7 +38,6 @@ CHANGES = [
     pytest.param(lambda one, a, b: munmap(one.mm, a, b), id="munmap"),
     pytest.param(lambda one, a, b: oom_reap(one.mm, a, b), id="oom"),
     pytest.param(lambda one, a, b: mprotect(one.mm, a, b, write=False), id="mprotect"),
-    pytest.param(lambda one, a, b: mremap(one.mm, a, b, 1 << 40), id="mremap"),
 ]
 
 

@@ -5,20 +5,28 @@ import pytest
 from kvmarch.kernel.ksm import (
     ksm_scan,
     madvise_mergeable,
+    madvise_unmergeable,
     replace_page,
     write_protect_page,
 )
 from kvmarch.kernel.mmap import (
     fork,
     madvise_dontneed,
-    mremap,
     munmap,
     populate,
     touch_pages,
 )
+from kvmarch.kernel.mremap import mremap
 from kvmarch.kernel.reclaim import migrate
 from kvmarch.kernel.vcpu import guest_access
-from kvmarch.machine.host import DIRTY, PFN_SHIFT, PRESENT, WRITE, Vma
+from kvmarch.machine.host import (
+    DIRTY,
+    PFN_SHIFT,
+    PRESENT,
+    SOFT_DIRTY,
+    WRITE,
+    Vma,
+)
 
 RELEASES = [(3, 16), (5, 12), (5, 13), (5, 15), (6, 4), (6, 10)]
 
@@ -440,3 +448,39 @@ def test_madvise_splits_a_huge_page_at_an_edge(bench):
 
     assert list(one.mm.pmds) == [one.vpn(0)]
     assert [v.mergeable for v in one.mm.vmas] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("release", "bits"),
+    [((6, 1), WRITE | DIRTY | SOFT_DIRTY), ((6, 2), 0)],
+)
+def test_pages_that_are_given_back_are_their_own(same, release, bits):
+    one = same(release)
+    scan(one)
+
+    one.do(madvise_unmergeable(one.mm, one.at(0), one.at(2)))
+
+    assert one.pfn(0) != one.pfn(1)
+    assert kinds(one, 4) == ["anon"] * 4
+    for page in (0, 1):
+        # KSM's PTE is made from nothing: that the page was soft-dirty is forgotten.
+        assert one.mm.pte(one.vpn(page)) & (WRITE | DIRTY | SOFT_DIRTY) == bits
+        assert one.host.pages[one.pfn(page)].content == 7
+    assert not one.mm.find_vma(one.at(0)).mergeable
+    assert one.mm.find_vma(one.at(2)).mergeable
+    assert scan(one) == 0
+    assert one.lost == []
+
+
+def test_who_unshares_keeps_the_page_soft_dirty(same):
+    """As when KSM has protected a page that it could not merge then."""
+    one = same((6, 2))
+    before = one.mm.pte(one.vpn(0))
+    assert before & SOFT_DIRTY
+    one.do(write_protect_page(one.mm, one.vpn(0), one.pfn(0)))
+    one.host.pages[one.pfn(0)].kind = "ksm"
+
+    one.do(madvise_unmergeable(one.mm, one.at(0), one.at(1)))
+
+    after = one.mm.pte(one.vpn(0))
+    assert after & (SOFT_DIRTY | WRITE | DIRTY) == SOFT_DIRTY

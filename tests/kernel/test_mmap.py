@@ -2,14 +2,12 @@
 
 import pytest
 
-from kvmarch.errors import ModelError
 from kvmarch.kernel.gup import get_user_page
 from kvmarch.kernel.mmap import (
     exit_mmap,
     fork,
     madvise_dontneed,
     mprotect,
-    mremap,
     munmap,
     oom_reap,
     populate,
@@ -309,49 +307,7 @@ def test_dropping_a_part_of_a_huge_page_splits_it(bench):
     assert not one.host.pages[first].freed
 
 
-# -- moving and sharing ------------------------------------------------------------
-
-
-@pytest.mark.parametrize("release", RELEASES)
-def test_a_moved_mapping_keeps_its_pages(bench, release):
-    one = bench(release)
-    one.slot()
-    one.access(0, "write")
-    pfns = [one.pfn(page) for page in range(2)]
-    there = one.at(0x100)
-
-    one.do(mremap(one.mm, one.at(0), one.at(2), there))
-
-    moved = [one.mm.pte((there // PAGE) + n) >> PFN_SHIFT for n in range(2)]
-    assert moved == pfns
-    assert [one.pfn(page) for page in range(2)] == [0, 0]
-    assert one.mm.find_vma(there) == Vma(
-        there, there + 2 * PAGE, mergeable=True, anon=True
-    )
-    assert one.mm.find_vma(one.at(0)) is None
-    assert brackets(one) == [(0, 2)]
-    assert one.entry(0) == 0
-    assert one.lost == []
-
-
-def test_what_is_swapped_out_moves_too(one):
-    one.host.pages[one.pfn(0)].content = "kept"
-    one.do(reclaim(one.mm, one.at(0)))
-    one.do(mremap(one.mm, one.at(0), one.at(2), one.at(0x100)))
-
-    pfn = one.do(get_user_page(one.mm, one.vpn(0x100), False))
-
-    assert one.host.pages[pfn].content == "kept"
-
-
-def test_a_huge_mapping_moves_whole(bench):
-    one = huge(bench)
-    before = one.mm.pte(BIG // PAGE + 5)
-
-    one.do(mremap(one.mm, BIG, BIG + HUGE, BIG + 4 * HUGE))
-
-    assert one.mm.pte((BIG + 4 * HUGE) // PAGE + 5) == before
-    assert list(one.mm.pmds) == [(BIG + 4 * HUGE) // PAGE]
+# -- sharing ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -438,11 +394,6 @@ def test_populating_with_huge_pages_fills_the_rest_with_small_ones(bench):
     populate(one.mm, BIG, BIG + HUGE + 2 * PAGE, huge=True)
 
     assert (len(one.mm.pmds), len(one.mm.ptes)) == (1, 2)
-
-
-def test_a_mapping_does_not_move_onto_another(one):
-    with pytest.raises(ModelError, match="is mapped already"):
-        one.do(mremap(one.mm, one.at(0), one.at(2), one.at(4)))
 
 
 def test_a_page_that_is_unmapped_while_it_migrates_stays_unmapped(one):

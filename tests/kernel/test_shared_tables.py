@@ -6,7 +6,8 @@ import pytest
 
 from kvmarch.kernel.boot import destroy_vm
 from kvmarch.kernel.gup import fixup_user_fault
-from kvmarch.kernel.mmap import fork, madvise_dontneed, mprotect, mremap, touch_pages
+from kvmarch.kernel.mmap import fork, madvise_dontneed, mprotect, touch_pages
+from kvmarch.kernel.mremap import mremap
 from kvmarch.kernel.reclaim import age, collapse, migrate, reclaim
 from kvmarch.machine.host import DIRTY, PRESENT, WRITE, YOUNG
 from kvmarch.machine.steps import Op

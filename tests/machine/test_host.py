@@ -147,13 +147,6 @@ def test_removing_a_part_splits_the_vma(mm):
     assert mm.vmas == [Vma(0x4000, 0x7000)]
 
 
-def test_a_vma_moves_with_what_it_allows(mm):
-    vma = Vma(0x4000, 0x8000, write=False, huge=True)
-
-    assert mm.shifted(vma, 0x1000) == Vma(0x5000, 0x9000, write=False, huge=True)
-    assert mm.shifted(vma, -0x1000).start == 0x3000
-
-
 # -- host page tables --------------------------------------------------------------
 
 

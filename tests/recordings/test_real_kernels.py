@@ -128,6 +128,7 @@ def test_another_kernel_would_not_agree(name, change, plugins):
         ("change_pte-arm64-6.1", "change-pte-removed", "4", "tree"),
         ("ksm_cow-arm64-6.1", "change-pte-removed", "5", "notifier events"),
         ("ksm_everywhere-arm64-6.1", "ksm-checksum-first", "13", "notifier events"),
+        ("several_mappings-amd64-6.1", "mremap-moves-several", "45", "notifier events"),
     ],
 )
 def test_with_another_change_the_model_differs_from_a_tree(

@@ -46,7 +46,7 @@ LINES = [
     ("dontneed memory=ram page=0 pages=2", None),
     ("mprotect memory=ram prot=r", None),
     ("munmap memory=ram", None),
-    ("mremap memory=ram to=spare", None),
+    ("mremap memory=ram to=spare", 0),
     ("fork", None),
     ("oom_reap memory=ram", True),
     ("driver", None),
