@@ -1,7 +1,7 @@
 """s390: gmap over the host's page tables up to v6.19, KVM's own tables from v7.0 on.
 
-The hooks of kvmarch's contract; what they do is in the modules beside this one, mostly
-twice: ``shared`` and ``own``. What is modelled, and what is not, is in the README.
+The hooks of kvmarch's contract. ``designs`` says which operation is which function of
+``shared`` and ``own``; what is modelled, and what is not, is in the README.
 """
 
 __all__ = ["KVMARCH_API"]
@@ -16,19 +16,23 @@ from kvmarch import (
     Change,
     Choice,
     Deviation,
-    KvmarchError,
-    Memslot,
     Option,
     Vcpu,
     Vm,
     flush_by_request,
     hookimpl,
-    op,
 )
 
-from kvmarch_s390 import kinds, own, prefix, shared, slots, tables
+from kvmarch_s390 import (
+    designs,
+    kinds,
+    own,
+    own_slots,
+    prefix,
+    shared,
+    shared_tables,
+)
 from kvmarch_s390.changes import CHANGES
-from kvmarch_s390.geometry import ROOTS, entries, pages
 
 KVMARCH_API = (1, 3)
 
@@ -73,167 +77,6 @@ def kvmarch_arch() -> ArchInfo:
     )
 
 
-def _by_tables(name: str, doc: str, *, over: Any, with_own: Any) -> Choice:
-    """Return a choice between the two designs."""
-    choice = Choice(name, doc)
-    choice.add(over)
-    choice.add(with_own, "s390-own-tables")
-    return choice
-
-
-def _vm_create(create: Any, mmu: str) -> Any:
-    def make(vm: Vm) -> Any:
-        """Make the tables down to the root."""
-        if vm.options["mmu"] != mmu:
-            raise KvmarchError(
-                f"s390: mmu={vm.options['mmu']} does not go with "
-                f"{'' if mmu == 'own' else 'a kernel without '}s390-own-tables"
-            )
-        level = ROOTS[vm.options["root"]]
-        return create(vm, level, pages(level) * entries(level))
-
-    return make
-
-
-@op(name="copy and clear bitmap")
-def _take(vm: Vm, slot: Memslot) -> int:
-    """Return the bitmap and begin anew; slots_lock keeps others out.
-
-    A page that is marked between the two would be lost; the sync that marks pages has
-    run just before, and nothing else does.
-    """
-    bitmap = vm.dirty_bitmaps[slot.bitmap]
-    bits = int.from_bytes(bitmap, "little")
-    bitmap[:] = bytes(len(bitmap))
-    return bits
-
-
-async def take_dirty_log(vm: Vm, slot: Memslot) -> int:
-    """Take the bitmap that the sync has filled.
-
-    :Kernel: kvm_vm_ioctl_get_dirty_log()
-    """
-    return await _take(vm, slot)
-
-
-def _constant(name: str, doc: str, value: Any) -> Choice:
-    choice = Choice(name, doc)
-    choice.add(value)
-    return choice
-
-
-OPERATIONS = (
-    _by_tables(
-        "mmu_notifier",
-        "whether KVM hears of what the host mm does",
-        over=False,
-        with_own=True,
-    ),
-    _by_tables(
-        "host_entry_changed",
-        "what a change of a host entry does to the guest",
-        over=shared.entry_changed,
-        with_own=None,
-    ),
-    _by_tables(
-        "transparent_hugepage",
-        "whether a process with a VM may have huge pages",
-        over=False,
-        with_own=True,
-    ),
-    _by_tables(
-        "mmu_lock_kind",
-        "whether mmu_lock has a read mode",
-        over="spinlock",
-        with_own="rwlock",
-    ),
-    _constant("generic_dirty_log", "whether GET_DIRTY_LOG flushes by itself", False),
-    _constant("take_dirty_log", "how GET_DIRTY_LOG takes the bitmap", take_dirty_log),
-    _by_tables(
-        "vm_create",
-        "the tables of a new VM",
-        over=_vm_create(shared.vm_create, "shared"),
-        with_own=_vm_create(tables.vm_create, "own"),
-    ),
-    _by_tables(
-        "translate",
-        "what hardware makes of an access",
-        over=shared.translate,
-        with_own=tables.translate,
-    ),
-    _by_tables(
-        "s390_prefix_guarded",
-        "whether a page of a prefix may be written and is marked",
-        over=shared.prefix_guarded,
-        with_own=own.prefix_guarded,
-    ),
-    _by_tables(
-        "page_fault",
-        "how a fault of the guest is handled",
-        over=shared.page_fault,
-        with_own=own.page_fault,
-    ),
-    _by_tables(
-        "unmap_gfn_range",
-        "the unmap hook",
-        over=shared.no_hook,
-        with_own=own.unmap_gfn_range,
-    ),
-    _by_tables("age_gfn", "the aging hook", over=shared.no_hook, with_own=own.age_gfn),
-    _by_tables(
-        "test_age_gfn",
-        "the test_young hook",
-        over=shared.no_hook,
-        with_own=own.test_age_gfn,
-    ),
-    _constant(
-        "set_spte_gfn", "the change_pte hook: none in any release", shared.no_hook
-    ),
-    _by_tables(
-        "entry",
-        "the lowest entry of a gfn",
-        over=shared.entry_of,
-        with_own=tables.entry_of,
-    ),
-    _by_tables(
-        "leaf_table",
-        "where an entry is",
-        over=shared.leaf_table,
-        with_own=tables.leaf_table,
-    ),
-    _by_tables(
-        "prepare_memory_region",
-        "what comes before a memslot is visible",
-        over=shared.prepare_memory_region,
-        with_own=slots.prepare_memory_region,
-    ),
-    _by_tables(
-        "commit_memory_region",
-        "what comes after a memslot is visible",
-        over=shared.commit_memory_region,
-        with_own=shared.no_path,
-    ),
-    _constant("flush_shadow_memslot", "the removal of an INVALID slot", shared.no_path),
-    _constant("flush_shadow_all", "the release of the mm", shared.no_path),
-    _constant(
-        "dirty_log_masked", "the hook of a log that protects: none", shared.no_hook
-    ),
-    _by_tables(
-        "sync_dirty_log",
-        "how what was written is brought into the bitmap",
-        over=shared.sync_dirty_log,
-        with_own=own.sync_dirty_log,
-    ),
-    _by_tables(
-        "destroy_vm",
-        "the end of the tables",
-        over=shared.destroy_vm,
-        with_own=slots.destroy_vm,
-    ),
-)
-"""What the two designs do differently, and what is the same in both."""
-
-
 @hookimpl
 def kvmarch_changes() -> Sequence[Change]:
     """Return the changes of KVM/s390."""
@@ -244,11 +87,12 @@ def kvmarch_changes() -> Sequence[Change]:
 def kvmarch_choices() -> Sequence[Choice]:
     """Return what depends on changes: nearly everything."""
     return (
-        *OPERATIONS,
+        *designs.CHOICES,
         *kinds.CHOICES,
+        *shared_tables.CHOICES,
         *shared.CHOICES,
         *own.CHOICES,
-        *slots.CHOICES,
+        *own_slots.CHOICES,
     )
 
 

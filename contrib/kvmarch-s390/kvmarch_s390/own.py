@@ -4,8 +4,17 @@ Models arch/s390/kvm/gmap.c and faultin.c (fact sheet s390, 4.2 to 4.5). Faults,
 and the sync of the dirty log run side by side, with mmu_lock for read.
 """
 
-__all__ = ["CHOICES"]
+__all__ = [
+    "CHOICES",
+    "age_gfn",
+    "page_fault",
+    "sync_dirty_log",
+    "test_age_gfn",
+    "unmap_gfn_range",
+    "walk_down",
+]
 
+import errno
 from typing import Any
 
 from kvmarch import (
@@ -28,9 +37,7 @@ from kvmarch import (
 
 from kvmarch_s390 import dat
 from kvmarch_s390.geometry import PAGE, SEGMENT, entries, pages
-from kvmarch_s390.prefix import is_prefix
-from kvmarch_s390.region import table_entry
-from kvmarch_s390.tables import (
+from kvmarch_s390.own_tables import (
     Spot,
     drop,
     exchange,
@@ -39,30 +46,13 @@ from kvmarch_s390.tables import (
     leads_on,
     lookup,
     mark_folio,
-    mark_prefix,
     pfn_of,
 )
+from kvmarch_s390.prefix import is_prefix
+from kvmarch_s390.region import table_entry
 
-
-def prefix_guarded(vm: Vm, gfn: int, mark: bool) -> bool:
-    """Look at KVM's own entry and its mark.
-
-    Simplified: a prefix outside of memory is none; KVM_RUN would fail.
-    """
-    spot = lookup(vm, gfn)
-    if spot.entry == dat.token(spot.level, hole=True):
-        return True
-    usable = not spot.entry & (dat.masks(spot.level)[0] | dat.OwnPte.p.mask)
-    if not spot.present or not usable:
-        return False
-    if mark:
-        mark_prefix(vm, spot)
-        spot = lookup(vm, gfn)
-    return is_marked(vm, spot)
-
-
-AGAIN = -11
-"""-EAGAIN: somebody was quicker."""
+AGAIN = -errno.EAGAIN
+"""Somebody was quicker."""
 
 s390_missed_link = Choice(
     "s390_missed_link", "what a fault makes of a link that an invalidation forbade"
@@ -79,6 +69,7 @@ s390_missed_link.add(AGAIN, "s390-faultin-again")
 def _fixup_minor(vm: Vm, gfn: int, write: bool) -> bool:
     """Make a present entry young, for a store dirty; return whether that is enough.
 
+    :Kernel: gmap_try_fixup_minor()
     :Locking: mmu_lock for read.
     """
     spot = lookup(vm, gfn)
@@ -153,6 +144,7 @@ def _level(vm: Vm, slot: Memslot, gfn: int, pfn: int) -> int:
 def _link(vm: Vm, slot: Memslot, gfn: int, page: FaultIn, write: bool) -> int:
     """Map a page where nothing is, or the same; refuse to replace another.
 
+    :Kernel: gmap_link()
     :returns: 0 or -EAGAIN.
     """
     level = _level(vm, slot, gfn, page.pfn)
@@ -183,6 +175,8 @@ def _topup(vm: Vm, slot: Memslot, gfn: int) -> bool:
 
     Simplified: looked at only where a table is missing, or a leaf would be split; pages
     that are at hand from an earlier fault are not counted.
+
+    :Kernel: kvm_s390_mmu_cache_topup()
     """
     return lookup(vm, gfn).level == PAGE or not vm.out_of_tables
 

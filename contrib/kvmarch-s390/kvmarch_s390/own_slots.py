@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from kvmarch import Choice, Memslot, Table, Vm, op
 
 from kvmarch_s390 import dat
+from kvmarch_s390.common import prepare_slot
 from kvmarch_s390.geometry import PAGE, entries, pages
-from kvmarch_s390.limits import prepare_slot
 from kvmarch_s390.own import walk_down
-from kvmarch_s390.tables import Spot, below, exchange, leads_on
+from kvmarch_s390.own_tables import Spot, below, exchange, leads_on
 
 if TYPE_CHECKING:
-    from kvmarch_s390.tables import OwnVm
+    from kvmarch_s390.own_tables import OwnVm
 
 s390_aligned_slots = Choice(
     "s390_aligned_slots", "whether a memslot must be aligned to 1 MiB"

@@ -9,14 +9,19 @@ by a compare-and-exchange, is one step.
 __all__ = [
     "OwnVm",
     "Spot",
+    "below",
     "drop",
     "entry_of",
     "exchange",
     "for_each_present",
     "is_marked",
+    "leads_on",
     "leaf_table",
     "lookup",
+    "mark_folio",
     "mark_prefix",
+    "pfn_of",
+    "prefix_guarded",
     "translate",
     "vm_create",
 ]
@@ -209,6 +214,26 @@ def mark_prefix(vm: Vm, spot: Spot) -> None:
         vm.arch.pgstes[where] = vm.arch.pgstes.get(where, 0) | _NOTIF
     else:
         spot.table.set(spot.at, spot.entry | _LARGE_NOTIF)
+
+
+def prefix_guarded(vm: Vm, gfn: int, mark: bool) -> bool:
+    """Look at KVM's own entry and its mark.
+
+    Simplified: a prefix outside of memory is none; KVM_RUN would fail.
+
+    :Kernel: kvm_s390_fixup_prefix(), which sets the mark
+    :param mark: mark the entry if the page may be written.
+    :returns: whether the page may be written and is marked.
+    """
+    spot = lookup(vm, gfn)
+    if spot.entry == dat.token(spot.level, hole=True):
+        return True
+    if not spot.present or spot.entry & (dat.masks(spot.level)[0] | _PROTECTED):
+        return False
+    if mark:
+        mark_prefix(vm, spot)
+        spot = lookup(vm, gfn)
+    return is_marked(vm, spot)
 
 
 def _unmark(vm: Vm, spot: Spot, new: int) -> int:
