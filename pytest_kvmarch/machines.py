@@ -41,8 +41,8 @@ def kvmarch_bench(
 ) -> Iterator[Callable[..., Bench]]:
     """Boot machines: ``kvmarch_bench((6, 1), vcpus=2, page_size=4096)``.
 
-    Each has 16 pages of memory, or ``pages``, and no memslot. What is no argument is an
-    option of the architecture.
+    Each has 16 pages of memory, or ``pages``, and no memslot; with ``thp`` the host has
+    huge pages there. What is no argument is an option of the architecture.
     """
     from kvmarch.changes import RELEASES
     from kvmarch.testing.bench import Bench
@@ -56,12 +56,13 @@ def kvmarch_bench(
         *,
         pages: int = 16,
         vcpus: int = 1,
+        thp: bool = False,
         **options: Any,
     ) -> Bench:
         given = {name: str(value) for name, value in options.items()}
         settled = kvmarch_plugin.info.settle(release, given)
         k = kvmarch_link(release, plus, minus)
-        one = Bench(k, settled, pages, vcpus=vcpus)
+        one = Bench(k, settled, pages, thp=thp, vcpus=vcpus)
         made.append(one)
         return one
 

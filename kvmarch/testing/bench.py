@@ -148,13 +148,20 @@ class Bench(Driver):
 
     :param options: every option of the architecture, see ``ArchInfo.settle``.
     :param pages: how many pages of memory there are; no memslot is made.
+    :param thp: the host has huge pages there, where one fits whole.
     :param boot_options: as for :func:`kvmarch.kernel.boot.boot`, such as ``vcpus``.
     """
 
     hva = HVA
 
     def __init__(
-        self, k: Kernel, options: Mapping[str, Any], pages: int, **boot_options: Any
+        self,
+        k: Kernel,
+        options: Mapping[str, Any],
+        pages: int,
+        *,
+        thp: bool = False,
+        **boot_options: Any,
     ) -> None:
         self.k = k
         self.machine = boot(k, options, **boot_options)
@@ -165,8 +172,8 @@ class Bench(Driver):
         self.page: int = options["page_size"]
         self.pages = pages
         if pages:
-            self.mm.add_vma(Vma(HVA, self.at(pages), mergeable=True))
-            populate(self.mm, HVA, self.at(pages))
+            self.mm.add_vma(Vma(HVA, self.at(pages), huge=thp, mergeable=True))
+            populate(self.mm, HVA, self.at(pages), huge=thp)
 
     def at(self, page: int) -> int:
         """Return the hva of a page."""

@@ -41,6 +41,29 @@ def test_the_table_of_section_6(kvmarch_bench):
     assert one.lost == []
 
 
+def test_a_block_is_huge_again_once_its_table_is_gone(kvmarch_bench):
+    """Steps 9 to 11 of the table."""
+    one = kvmarch_bench(pages=2048, page_size=16384, thp=True)
+    one.slot(flags=LOG_DIRTY_PAGES)
+    one.access(2, "write")
+    empty = one.k.entry.fn(one.vm, 1 << 20)[0]
+    one.slot()
+    one.access(3, "read")
+
+    assert [one.k.entry.fn(one.vm, gfn)[1] for gfn in (2, 3)] == [0, 0]
+    assert flags(one, 3) == 0x393
+    assert [table.level for table in one.vm.tables.live.values()] == [2, 1, 0]
+    assert one.slot(pages=0) == 0
+    assert one.k.entry.fn(one.vm, 2) == (empty, 1)
+    assert [table.level for table in one.vm.tables.live.values()] == [2, 1]
+    one.slot()
+    one.access(2, "read")
+    entry, level = one.k.entry.fn(one.vm, 2)
+    assert (entry & 0x3FFF, level) == (0x3D3, 1)
+    assert entry >> 14 == one.pfn(0)
+    assert one.lost == []
+
+
 @pytest.mark.parametrize("release", [(6, 8), (7, 2)])
 def test_a_flush_is_a_new_vpid_of_every_vcpu(kvmarch_bench, release):
     one = kvmarch_bench(release, vcpus=2)

@@ -10,19 +10,20 @@ from kvmarch_riscv.pte import leaf_pte, mkold, wrprotect
 PFN = 0x91000
 MAPPED, PROTECTED, OLD = 0x2440_00DF, 0x2440_00DB, 0x2440_009F
 
+pytestmark = pytest.mark.kvmarch(arch="riscv")
 riscv = pytest.mark.kvmarch(arch="riscv", kernel="v5.16,v5.19,v6.9,v6.17,v7.1,v7.2")
 with_change_pte = pytest.mark.kvmarch(arch="riscv", kernel="v5.16,v6.9")
 newest = pytest.mark.kvmarch(arch="riscv", kernel="v7.2")
 
 
-def leaf(kvm, gfn):
+def leaf(kvm, gfn, pfn=PFN):
     """Return the entry of a gfn as it would be for the sheet's page."""
     entry, level = kvm.k.entry.fn(kvm.vm, gfn)
     assert level == 0
     options = kvm.vm.options
     if kvm.k.entry_pfn.fn(kvm.k, options, entry, level) is None:
         return entry
-    return kvm.k.entry_repoint.fn(kvm.k, options, entry, level, PFN)
+    return kvm.k.entry_repoint.fn(kvm.k, options, entry, level, pfn)
 
 
 def requests(kvm):
@@ -81,6 +82,7 @@ def test_change_pte_maps_what_was_unmapped(kvm):
 
     assert hook(kvm, "set_spte_gfn", 1, pte) is None
     assert kvm.entry(1) == wrprotect(leaf_pte(kvm.pfn(2), writable=False))
+    assert leaf(kvm, 1, 0x92000) == 0x2480_00DB
 
 
 @with_change_pte
@@ -241,6 +243,76 @@ def test_an_unmap_asks_once_since_v7_2(kvmarch_case, kvm):
     else:
         assert fences == [(0, 4)]
     assert kvm.lost == []
+
+
+# -- huge leaves: H1 to H4 of the sheet --------------------------------------------
+
+
+@pytest.fixture
+def huge(kvmarch_bench):
+    """A machine with a leaf of 2 MiB at 0x80200000, and the entry of its first page."""
+
+    def make(release, flags=0):
+        kvm = kvmarch_bench(release, pages=512, thp=True)
+        assert kvm.slot(gfn=0x80200) == 0
+        vm = kvm.vm
+        vm.arch.split_page_cache = vm.arch.levels
+        entry = leaf_pte(0x80200, writable=True)
+        assert set_pte(vm, vm.arch.pgd, 0x80200, 1, entry, SplitCache(vm)) == 0
+        assert kvm.slot(gfn=0x80200, flags=flags) == 0
+        kvm.vm.ledger.forgive("nothing has run")
+        return kvm
+
+    return make
+
+
+@pytest.mark.parametrize(("release", "warns"), [((7, 1), False), ((7, 2), True)])
+def test_a_part_of_a_huge_leaf_is_not_unmapped(huge, release, warns):
+    kvm = huge(release)
+    unmap(kvm, 0x80205, 0x80206)
+
+    assert kvm.k.entry.fn(kvm.vm, 0x80205) == (0x2008_00DF, 1)
+    assert ("warn" in kvm.lost) is warns
+
+
+@pytest.mark.parametrize("gfn", [0x80200, 0x80205])
+def test_aging_any_page_of_a_huge_leaf_makes_it_old(huge, gfn):
+    kvm = huge((7, 2))
+
+    assert hook(kvm, "age_gfn", gfn, gfn + 1) is True
+    assert kvm.k.entry.fn(kvm.vm, 0x80200) == (0x2008_009F, 1)
+
+
+@pytest.mark.parametrize(
+    ("release", "how"), [((7, 0), "error"), ((7, 1), "done"), ((7, 2), "done")]
+)
+def test_a_logged_write_to_a_huge_leaf_splits_it_since_v7_1(huge, release, how):
+    kvm = huge(release, LOG_DIRTY_PAGES)
+    assert kvm.k.entry.fn(kvm.vm, 0x80205) == (0x2008_00DB, 1)
+
+    assert kvm.access(0x80205, "write") == how
+    if how == "error":
+        assert kvm.k.entry.fn(kvm.vm, 0x80205) == (0x2008_00DB, 1)
+        return
+    others = [n for n in range(512) if n != 5]
+    assert [kvm.k.entry.fn(kvm.vm, 0x80200 + n) for n in others] == [
+        (0x2008_00DB + n * 0x400, 0) for n in others
+    ]
+    assert leaf(kvm, 0x80205, 0x80205) == 0x2008_14DF
+
+
+def test_a_huge_leaf_takes_the_place_of_an_empty_table(kvmarch_bench):
+    kvm = kvmarch_bench((7, 2), pages=512, thp=True)
+    kvm.slot(flags=LOG_DIRTY_PAGES)
+    kvm.access(5)
+    tables = set(kvm.vm.tables.live)
+    kvm.slot()
+    unmap(kvm, 0, 512)
+    assert kvm.k.entry.fn(kvm.vm, 5) == (0, 0)
+
+    kvm.access(5)
+    assert kvm.k.entry.fn(kvm.vm, 5) == (leaf_pte(kvm.pfn(0), writable=True), 1)
+    assert set(kvm.vm.tables.live) == tables, "the old one is reached by nobody"
 
 
 # -- memory for tables -------------------------------------------------------------
