@@ -1,6 +1,7 @@
 """Loops without end: which of them fairness forbids."""
 
 import pytest
+from endless import locked, set_to, stepping_aside, waiting
 
 from kvmarch.explore.audit import compare_engines
 from kvmarch.explore.programs import SmallProgram, cmpxchg, load, store
@@ -12,37 +13,17 @@ def ends(program, **how):
     return verdict_of(explore(program, **how), "ends").verdict
 
 
-async def spin(flag):
-    while True:
-        seen = await load(flag)
-        if seen:
-            return
-
-
-async def set_to(flag, value):
-    await store(flag, value)
-
-
-@pytest.fixture
-def waiting():
-    """Return a program in which one task polls a flag."""
-    program = SmallProgram()
-    flag = program.variable("flag")
-    program.task("waiter", lambda: spin(flag))
-    return program, flag
-
-
 @pytest.mark.parametrize("reduce", [False, True])
-def test_a_loop_that_ends_when_the_other_task_moves_is_no_livelock(waiting, reduce):
-    program, flag = waiting
+def test_a_loop_that_ends_when_the_other_task_moves_is_no_livelock(reduce):
+    program, flag = waiting()
     program.task("setter", lambda: set_to(flag, 1))
 
     assert ends(program, reduce=reduce) == "never"
 
 
 @pytest.mark.parametrize("reduce", [False, True])
-def test_a_flag_that_nobody_sets_is_waited_for_for_ever(waiting, reduce):
-    program, flag = waiting
+def test_a_flag_that_nobody_sets_is_waited_for_for_ever(reduce):
+    program, flag = waiting()
     program.task("other", lambda: set_to(flag, 0))
 
     search = explore(program, reduce=reduce)
@@ -52,8 +33,8 @@ def test_a_flag_that_nobody_sets_is_waited_for_for_ever(waiting, reduce):
 
 
 @pytest.mark.parametrize("reduce", [False, True])
-def test_a_flag_that_is_set_and_cleared_may_be_missed(waiting, reduce):
-    program, flag = waiting
+def test_a_flag_that_is_set_and_cleared_may_be_missed(reduce):
+    program, flag = waiting()
 
     async def both():
         await store(flag, 1)
@@ -66,23 +47,7 @@ def test_a_flag_that_is_set_and_cleared_may_be_missed(waiting, reduce):
 
 @pytest.mark.parametrize("reduce", [False, True])
 def test_two_tasks_that_keep_each_other_from_finishing_are_a_livelock(reduce):
-    program = SmallProgram()
-    want = [program.variable("want0"), program.variable("want1")]
-
-    async def polite(own, other):
-        while True:
-            await store(own, 1)
-            taken = await load(other)
-            if not taken:
-                break
-            # Both step back, and both come again.
-            await store(own, 0)
-        await store(own, 0)
-
-    program.task("one", lambda: polite(want[0], want[1]))
-    program.task("two", lambda: polite(want[1], want[0]))
-
-    search = explore(program, reduce=reduce)
+    search = explore(stepping_aside(), reduce=reduce)
 
     assert verdict_of(search, "ends").verdict == "sometimes"
     assert "one and two" in search.found["ends"].violation.sentence
@@ -111,24 +76,7 @@ def test_a_lost_race_that_is_tried_again_is_no_livelock(reduce):
 
 @pytest.mark.parametrize("reduce", [False, True])
 def test_a_lock_is_given_to_who_waits_for_it(reduce):
-    program = SmallProgram()
-    lock, flag = program.lock("lock"), program.variable("flag")
-
-    async def poll():
-        while True:
-            async with lock.write():
-                seen = await load(flag)
-            if seen:
-                return
-
-    async def tell():
-        async with lock.write():
-            await store(flag, 1)
-
-    program.task("poller", poll)
-    program.task("teller", tell)
-
-    assert ends(program, reduce=reduce) == "never"
+    assert ends(locked(), reduce=reduce) == "never"
 
 
 def test_attempts_that_only_bound_a_run_close_the_loop():
@@ -152,8 +100,8 @@ def test_attempts_that_only_bound_a_run_close_the_loop():
     assert search.states == 3
 
 
-def test_the_engine_without_states_is_cut_where_a_loop_has_no_end(waiting):
-    program, flag = waiting
+def test_the_engine_without_states_is_cut_where_a_loop_has_no_end():
+    program, flag = waiting()
     program.task("setter", lambda: set_to(flag, 1))
 
     comparison = compare_engines(program, bounds=Bounds(depth=50))
@@ -169,24 +117,7 @@ def test_the_engine_without_states_is_cut_where_a_loop_has_no_end(waiting):
     [pytest.param("queued", "never"), pytest.param("unfair", "sometimes")],
 )
 def test_an_unfair_lock_may_pass_over_who_waits(fairness, verdict):
-    program = SmallProgram()
-    flag = program.variable("flag")
-    lock = program.lock("lock")
-
-    async def poll():
-        while True:
-            async with lock.write():
-                seen = await load(flag)
-            if seen:
-                return
-
-    async def set_it():
-        async with lock.write():
-            await store(flag, 1)
-
-    program.task("poller", poll)
-    program.task("setter", set_it)
-    search = explore(program, fairness=fairness)
+    search = explore(locked(), fairness=fairness)
 
     assert verdict_of(search, "ends").verdict == verdict
     if verdict == "sometimes":
