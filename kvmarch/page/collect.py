@@ -21,8 +21,11 @@ from kvmarch.scenarios.exploring import find_cell
 from kvmarch.scenarios.file import find, library, load
 from kvmarch.scenarios.parallel import in_processes
 from kvmarch.scenarios.posts import POSTS
-from kvmarch.scenarios.properties import ALWAYS_ON
+from kvmarch.scenarios.properties import ALWAYS_ON, ASKED
 from kvmarch.scenarios.records import Scenario
+
+_MOMENTS = dict(zip(ASKED, ("after each step", "at the end"), strict=True))
+"""Words for when a scenario's own property is asked."""
 
 
 @dataclass(slots=True)
@@ -186,7 +189,6 @@ def _arch(arch: Any) -> dict[str, Any]:
         "name": arch.name,
         "title": arch.info.title,
         "distribution": f"{arch.distribution} {arch.version}",
-        "first": show_release(arch.info.first),
         "tier": arch.tier,
     }
 
@@ -202,7 +204,9 @@ def _about(scenario: Scenario) -> dict[str, Any]:
         "tasks": [
             [task.name, [line.text for line in task.steps]] for task in scenario.tasks
         ],
-        "bad": {name: [when, what] for name, (when, what) in scenario.bad.items()},
+        "bad": {
+            name: [_MOMENTS[when], what] for name, (when, what) in scenario.bad.items()
+        },
         "comparison": None,
         "cells": [],
     }

@@ -41,10 +41,7 @@ class _Shelves:
         if kinds is None:
             return -1
         return self.sets.number(
-            [
-                [kind.level, kind.kind, kind.maps, self.format_of(kind.format)]
-                for kind in kinds
-            ]
+            [[kind.level, kind.kind, self.format_of(kind.format)] for kind in kinds]
         )
 
     def format_of(self, fmt: type[EntryFormat]) -> int:

@@ -27,7 +27,6 @@ def tables_of(vms: list[Vm], entries: Mapping[str, Entries]) -> dict[str, TableD
                 tables[name] = {
                     "level": table.level,
                     "base": f"{table.base:#x}",
-                    "size": table.size,
                     "state": state,
                     "rows": list(_rows(table, tell, vm.name, alone=len(vms) == 1)),
                 }

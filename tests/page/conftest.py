@@ -91,6 +91,12 @@ def raced(scenario):
 
 
 @pytest.fixture
+def raced_at_rest(scenario):
+    """The same, with a property that is asked at the end."""
+    return scenario(RACED.replace('"always"\nbad', '"at-rest"\nbad'), "at_rest")
+
+
+@pytest.fixture
 def raced_wrongly(scenario):
     """The same, with an expectation that fails."""
     return scenario(RACED.replace('"always"\nbecause', '"never"\nbecause'), "wrongly")

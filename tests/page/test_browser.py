@@ -233,6 +233,8 @@ def test_a_loss_is_played_from_its_verdict(view):
     view.wait(lambda: "#play=" in view.driver.current_url)
     detail = view.shown("#races-list .detail")[0]
     assert "kvmarch explain raced -a toy -k v6.1 --property counted" in detail
+    bad = "vm.mmu_invalidate_in_progress > 0"
+    assert f"It is lost if {bad}, asked after each step." in detail
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_only_the_part_of_a_run_that_changes_is_marked(
         for row in rows:
             data["texts"] += row
             numbered.append(list(range(len(data["texts"]) - 6, len(data["texts"]))))
-        return {"level": 1, "base": "0x0", "size": 8, "state": "live", "rows": numbered}
+        return {"level": 1, "base": "0x0", "state": "live", "rows": numbered}
 
     for frame in (trace["start"], *trace["steps"]):
         frame.pop("T", None)

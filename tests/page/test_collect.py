@@ -86,6 +86,14 @@ def test_a_failure_outweighs_the_rest(gather, compared, disappointed):
     assert "disappointed: FAILED" in failures(found)
 
 
+def test_a_property_of_the_scenario_is_told(gather, raced, raced_at_rest):
+    one, other = gather(raced, raced_at_rest).data["scenarios"]
+
+    bad = "vm.mmu_invalidate_in_progress > 0"
+    assert one["bad"] == {"counted": ["after each step", bad]}
+    assert other["bad"] == {"counted": ["at the end", bad]}
+
+
 def test_a_search_that_is_cut_is_a_remark_and_no_failure(raced, toys):
     found = collect([raced], toys, Choose(), How(bounds=Bounds(states=2)))
 

@@ -23,7 +23,7 @@ def machine_of(data, arch, **settings):
 
 def fields_at(data, machine, release, kind, level):
     number = machine["sets"][data["releases"].index(release)]
-    [format_] = [row[3] for row in data["sets"][number] if row[:2] == [level, kind]]
+    [format_] = [row[2] for row in data["sets"][number] if row[:2] == [level, kind]]
     numbers = data["formats"][format_]["fields"]
     return {data["fields"][n]["name"]: data["fields"][n] for n in numbers}
 

@@ -52,35 +52,39 @@ function meaning(field) {
   return parts.join("; ");
 }
 
+/** A field where it stands in a strip; it tells what it means when it is pointed at. */
+function bitButton(field, state, width, room, show) {
+  const [sign, became] = STATES[state];
+  const text = field.name + (field.fixed && width < 8 ? `=${Number(field.fixed)}` : "");
+  const narrow = (text.length + (sign ? 2 : 0)) * LETTER > room;
+  const says = [`${field.name}, bits ${field.bits}`, meaning(field)].filter(Boolean).join(": ");
+  const button = make(
+    "button",
+    {
+      type: "button",
+      class: `bits ${state}${narrow ? " narrow" : ""}`,
+      "aria-label": sign ? `${says}, ${became}` : says,
+    },
+    make("span", { "aria-hidden": "true" }, sign ? `${sign} ` : "", text),
+  );
+  button.addEventListener("focus", show);
+  button.addEventListener("mouseenter", show);
+  return button;
+}
+
 function bitStrip(release, fields, states, high, low, tell) {
   const buttons = [];
   const bit = (byId("formats-list").clientWidth - BESIDE) / (high - low + 1);
   const cells = bitRuns(fields, high, low).map(({ field, high: top, low: bottom }) => {
     const width = top - bottom + 1;
-    const style = `grid-column: span ${width}`;
-    const cell = make("span", { class: "bits none" }, "");
-    cell.style.gridColumn = style.slice(13);
-    if (!field) return cell;
-    const state = states.get(field.name);
-    const text = field.name + (field.fixed && width < 8 ? `=${Number(field.fixed)}` : "");
-    const letters = (width * bit - 4) / LETTER;
-    const where = `bits ${field.bits}`;
-    const said = state === "same" ? "" : `, ${STATES[state][1]}`;
-    const button = make(
-      "button",
-      {
-        type: "button",
-        class: `bits ${state}${text.length + (state === "same" ? 0 : 2) > letters ? " narrow" : ""}`,
-        "aria-label": [`${field.name}, ${where}`, meaning(field)].filter(Boolean).join(": ") + said,
-      },
-      make("span", { "aria-hidden": "true" }, STATES[state][0] ? `${STATES[state][0]} ` : "", text),
-    );
-    button.style.gridColumn = `span ${width}`;
-    const show = () => tell(release, field, state);
-    button.addEventListener("focus", show);
-    button.addEventListener("mouseenter", show);
-    buttons.push(button);
-    return button;
+    let cell = make("span", { class: "bits none" });
+    if (field) {
+      const state = states.get(field.name);
+      cell = bitButton(field, state, width, width * bit - 4, () => tell(release, field, state));
+      buttons.push(cell);
+    }
+    cell.style.gridColumn = `span ${width}`;
+    return cell;
   });
   const strip = make(
     "div",
@@ -131,8 +135,8 @@ function diagram(group, names, first) {
   const fields =
     sides.length === 2 ? sides.map(([, inside]) => inside) : [sides[0][1], sides[0][1]];
   const states = fieldStates(...fields);
-  const number = group.after === null ? group.before : group.after;
-  const width = DATA.formats.formats[number].width;
+  const formats = [group.before, group.after].filter((number) => number !== null);
+  const width = Math.max(...formats.map((number) => DATA.formats.formats[number].width));
   const told = make(
     "p",
     { class: "detail" },
@@ -221,7 +225,7 @@ function fieldTable([before, after], states, names, same) {
 function kindGroups(before, after) {
   const pairs = new Map();
   const add = (set, which) => {
-    for (const [level, kind, , format] of set) {
+    for (const [level, kind, format] of set) {
       const key = `${kind}/${level}`;
       if (!pairs.has(key)) pairs.set(key, { kind, level, before: null, after: null });
       pairs.get(key)[which] = format;
@@ -264,7 +268,7 @@ function kindPart(group, names, first) {
   return make(
     "article",
     { class: "kind" },
-    make("h3", {}, group.kind, make("span", { class: "title" }, title), badge),
+    make("h3", {}, group.kind, make("span", { class: "title" }, ` ${title}`), badge),
     diagram(group, names, first),
   );
 }
@@ -350,7 +354,10 @@ function chooseMachine(number) {
 }
 
 export function startFormats() {
-  if (!DATA.formats.archs.length) return;
+  if (!DATA.formats.archs.length) {
+    byId("formats-list").append(make("p", { class: "empty" }, "No format is known."));
+    return;
+  }
   byId("formats-form").append(
     namedSelect("formats-arch", "Architecture"),
     namedSelect("formats-machine", "Machine"),

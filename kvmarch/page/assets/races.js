@@ -86,6 +86,9 @@ function verdictDetail(cell, row, trace) {
   ];
   const known = DATA.properties[row.property];
   if (known) parts.push(`It says: ${known[0]}. `);
+  const scenario = DATA.scenarios.find((one) => one.name === cell.scenario);
+  const [when, bad] = scenario.bad[row.property] || [];
+  if (bad) parts.push("It is lost if ", make("code", {}, bad), `, asked ${when}. `);
   const expected = expectation(row);
   const because = row.because && expected ? ` (${row.because})` : row.because;
   if (expected || because)
