@@ -242,7 +242,7 @@ async def wp_page_copy(mm: Mm, vpn: int, *, unshare: bool = False) -> bool:
     """Give a writer a copy of a shared page; return False if there is no memory.
 
     :param unshare: somebody wants the copy who does not write: it is clean, and not
-        writable yet.
+        writable yet, and soft-dirty only if the shared page's PTE was.
     :Kernel: wp_page_copy(), mm/memory.c. The copy is made before the bracket; the
         old page is put after it.
     :Locking: mmap_lock for read.
@@ -259,8 +259,7 @@ async def wp_page_copy(mm: Mm, vpn: int, *, unshare: bool = False) -> bool:
         if same:
             await ptep_clear_flush(mm, vpn)
             bits = PRESENT | YOUNG | before & EXEC
-            if not unshare:
-                bits |= WRITE | DIRTY | SOFT_DIRTY
+            bits |= before & SOFT_DIRTY if unshare else WRITE | DIRTY | SOFT_DIRTY
             await mm.k.set_pte_at_notify(mm, vpn, new << PFN_SHIFT | bits)
     await mm.k.change_pte_end(mm, hva, end)
     if same:

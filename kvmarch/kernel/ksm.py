@@ -7,6 +7,7 @@ __all__ = [
     "CHOICES",
     "ksm_scan",
     "madvise_mergeable",
+    "madvise_unmergeable",
     "replace_page",
     "unmerge_ksm_pages",
     "write_protect_page",
@@ -382,6 +383,38 @@ async def unmerge_ksm_pages(mm: Mm, start: int, end: int) -> None:
     for vpn, writable in pages:
         unshare = not (writable and mm.k.unmerged_writable)
         await wp_page_copy(mm, vpn, unshare=unshare)
+
+
+@op(name="mergeable parts of a range")
+def _mergeable_parts(mm: Mm, start: int, end: int) -> tuple[tuple[int, int], ...]:
+    return tuple(
+        (max(start, vma.start), min(end, vma.end))
+        for vma in mm.vmas
+        if vma.start < end and start < vma.end and vma.mergeable
+    )
+
+
+@op(name="MADV_UNMERGEABLE")
+def _end_mergeable(mm: Mm, start: int, end: int) -> tuple[int, ...]:
+    """Change a VMA; return where that may split huge pages, see split_edges()."""
+    edges = split_edges(mm, start, end)
+    mm.change_vmas(start, end, mergeable=False)
+    mm.merge_vmas(start, end)
+    return edges
+
+
+async def madvise_unmergeable(mm: Mm, start: int, end: int) -> None:
+    """Take a range of hvas away from KSM: each page gets its own copy back.
+
+    :Kernel: madvise_behavior(), ksm_madvise().
+    """
+    async with mm.mmap_lock.write():
+        parts = await _mergeable_parts(mm, start, end)
+        for first, last in parts:
+            await unmerge_ksm_pages(mm, first, last)
+            edges = await _end_mergeable(mm, first, last)
+            for hva in edges:
+                await split_huge(mm, hva)
 
 
 CHOICES = (searches_first, unmerged_writable)

@@ -6,6 +6,8 @@ page size.
 """
 
 __all__ = [
+    "LEAVE_GPA",
+    "SEQUENCE",
     "VERBS",
     "Context",
     "Verb",
@@ -36,6 +38,7 @@ from kvmarch.kernel.vm import Vm
 from kvmarch.machine.environment import turn
 from kvmarch.machine.host import PFN_SHIFT, PRESENT
 from kvmarch.machine.steps import Path, op
+from kvmarch.scenarios.gpc_verbs import SEQUENCE, make_gpcs
 from kvmarch.scenarios.survey import survey as survey_of
 from kvmarch.scenarios.verb import (
     VERBS,
@@ -49,9 +52,6 @@ from kvmarch.scenarios.verb import (
     values,
     verb,
 )
-
-if TYPE_CHECKING:
-    from kvmarch.scenarios.records import StepLine
 
 LEAVE_GPA = 0x1000_0000
 """Where a guest stores to leave, on architectures that leave by MMIO."""
@@ -213,6 +213,11 @@ async def ksm_merge(c: Context, args: Mapping[str, Any]) -> int:
     return await ksm.ksm_scan(c.machine.mm)
 
 
+@verb("MADV_UNMERGEABLE: pages that KSM has merged are given back.", **_PAGES)
+def ksm_unmerge(c: Context, args: Mapping[str, Any]) -> Path[Any]:
+    return ksm.madvise_unmergeable(c.machine.mm, *c.pages(args))
+
+
 @verb("MADV_DONTNEED.", **_PAGES)
 def dontneed(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     return mmap.madvise_dontneed(c.machine.mm, *c.pages(args))
@@ -272,11 +277,12 @@ def munmap(c: Context, args: Mapping[str, Any]) -> Path[Any]:
 
 
 @verb(
-    "mremap() to the place of another memory, whose mapping is removed.",
+    "mremap() to the place of another memory, whose mapping is removed; the result is "
+    "errno.",
     to="name",
     **_PAGES,
 )
-async def mremap(c: Context, args: Mapping[str, Any]) -> None:
+async def mremap(c: Context, args: Mapping[str, Any]) -> int:
     start, end = c.pages(args)
     there, size = c.memory[args["to"]]
     await mmap.munmap(c.machine.mm, there, there + size)
@@ -328,70 +334,6 @@ def collapse(c: Context, args: Mapping[str, Any]) -> Path[Any]:
 @verb("The host splits the huge mapping around a page.", memory="name", page="int")
 def split_huge(c: Context, args: Mapping[str, Any]) -> Path[Any]:
     return huge_memory.split_huge(c.machine.mm, c.pages(args)[0])
-
-
-# -- gfn_to_pfn_cache --------------------------------------------------------------
-
-
-SEQUENCE = 4
-"""Values of the sequence count where invalidations never end."""
-
-
-def make_gpcs(c: Context, lines: Iterable["StepLine"]) -> None:
-    """Make every gfn_to_pfn_cache that the lines name: inactive and invalid.
-
-    Where a line has a stream, the sequence count starts anew, see
-    kvm_mmu_invalidate_end().
-    """
-    for line in lines:
-        if line.verb == "stream":
-            c.machine.vm.seq_modulus = SEQUENCE
-        if line.verb.startswith("gpc_") and line.args["name"] not in c.gpcs:
-            name = line.args["name"]
-            c.gpcs[name] = Gpc(c.machine.vm, name)
-            c.machine.gpcs.append(c.gpcs[name])
-            c.machine.world.add(name, c.gpcs[name])
-
-
-@verb(
-    "Activate a gfn_to_pfn_cache for a page, or for an offset in it; if it is active, "
-    "move it there.",
-    name="name",
-    gfn="int",
-    offset="?int",
-)
-def gpc_map(c: Context, args: Mapping[str, Any]) -> Path[Any]:
-    gpa = (args["gfn"] << c.page_shift) + args.get("offset", 0)
-    return gpc_activate(c.gpcs[args["name"]], gpa)
-
-
-@verb(
-    "Activate a gfn_to_pfn_cache for a host address.",
-    name="name",
-    memory="name",
-    page="?int",
-)
-def gpc_map_hva(c: Context, args: Mapping[str, Any]) -> Path[Any]:
-    return gpc_activate(c.gpcs[args["name"]], uhva=c.pages(args)[0])
-
-
-@verb("Write through a gfn_to_pfn_cache.", name="name")
-def gpc_store(c: Context, args: Mapping[str, Any]) -> Path[Any]:
-    return gpc_write(c.gpcs[args["name"]])
-
-
-@verb(
-    "Write through a gfn_to_pfn_cache from where nobody may sleep: if it must be "
-    "filled, give up.",
-    name="name",
-)
-def gpc_store_atomic(c: Context, args: Mapping[str, Any]) -> Path[Any]:
-    return gpc_write_atomic(c.gpcs[args["name"]])
-
-
-@verb("Deactivate a gfn_to_pfn_cache.", name="name")
-def gpc_unmap(c: Context, args: Mapping[str, Any]) -> Path[Any]:
-    return gpc_deactivate(c.gpcs[args["name"]])
 
 
 # -- ends --------------------------------------------------------------------------

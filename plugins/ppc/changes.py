@@ -157,6 +157,13 @@ CHANGES: tuple[Change, ...] = (
         source="ppc 9, L2: a hazard in every release; no fix was seen",
     ),
     _row(
+        "ppc-radix-soft-dirty",
+        "A fault need not find the page soft-dirty because one before it did, or not",
+        None,
+        source="ppc 3.5 step 8f: a hazard in every release that unshares; no fix was "
+        "seen",
+    ),
+    _row(
         "ppc-radix-unmap-gpa",
         "Unmap what hangs under a new leaf at its guest address, not the host's",
         None,

@@ -14,6 +14,7 @@ from kvmarch_ppc.radix_pte import (
     PAGE_ACCESSED,
     PAGE_DIRTY,
     PAGE_PRESENT,
+    PAGE_SOFT_DIRTY,
     PAGE_WRITE,
     RadixWord,
     flags_built_pte,
@@ -102,6 +103,12 @@ def host_value(vm: Vm, found: HostMapping, level: int) -> int:
 
 # -- kvmppc_create_pte() -----------------------------------------------------------
 
+need_not_match = Choice(
+    "ppc_radix_need_not_match",
+    "which software bits of the host two faults on a page need not agree on",
+)
+need_not_match.add(0)
+need_not_match.add(PAGE_SOFT_DIRTY, "ppc-radix-soft-dirty")
 same_level = Choice(
     "ppc_radix_same_level", "what happens if a leaf of the wanted size is there"
 )
@@ -119,7 +126,7 @@ def _add_bits(vm: Vm, table: Table, index: int, new: int) -> None:
     """Add the bits of the new leaf, without a tlbie (v4.19 on)."""
     old = table.get(index)
     vm.warn(
-        not pte_bits_match(old, new),
+        not pte_bits_match(old, new, vm.k.ppc_radix_need_not_match),
         f"kvmppc_create_pte: {old:#x} is there, {new:#x} is wanted",
     )
     table.set(index, old | new)
@@ -369,6 +376,7 @@ async def page_fault(vcpu: Vcpu, gfn: int, access: str, why: str) -> FaultResult
 CHOICES = (
     small_when_logging,
     leaf_in_slot,
+    need_not_match,
     same_level,
     warns_of_leaves,
     unmap_at_gpa,

@@ -463,12 +463,13 @@ def host_pte(
     return pte | PAGE_SPECIAL if special else pte
 
 
-def pte_bits_match(old: int, new: int) -> bool:
+def pte_bits_match(old: int, new: int, apart: int = 0) -> bool:
     """Return whether two leaves for one page differ in WRITE, DIRTY, ACCESSED at most.
 
     :Kernel: the WARN_ON conditions of kvmppc_create_pte().
+    :param apart: further bits in which they may differ.
     """
-    return not (old ^ new) & PTE_BITS_MUST_MATCH
+    return not (old ^ new) & PTE_BITS_MUST_MATCH & ~apart
 
 
 def pmd_populate(layout: RadixLayout, level: int, pa: int) -> int:

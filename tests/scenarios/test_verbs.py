@@ -43,6 +43,7 @@ LINES = [
     ("touch memory=ram page=2 pages=1 value=9", None),
     ("touch memory=spare", None),
     ("ksm_merge memory=ram", 1),
+    ("ksm_unmerge memory=ram", None),
     ("dontneed memory=ram page=0 pages=2", None),
     ("mprotect memory=ram prot=r", None),
     ("munmap memory=ram", None),
