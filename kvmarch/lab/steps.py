@@ -229,8 +229,8 @@ def _touch(board: Board, args: Mapping[str, Any]) -> str:
     return _command("touch", *board.pages(args), *value)
 
 
-def _dontneed(board: Board, args: Mapping[str, Any]) -> str:
-    return _command("madvise", *board.pages(args), mmap.MADV_DONTNEED)
+def _madvise(advice: int) -> Callable[[Board, Mapping[str, Any]], str]:
+    return lambda board, args: _command("madvise", *board.pages(args), advice)
 
 
 def _mprotect(board: Board, args: Mapping[str, Any]) -> str:
@@ -249,7 +249,8 @@ _ORDERS: dict[str, Callable[[Board, Mapping[str, Any]], str]] = {
     "manual_protect": _manual,
     "touch": _touch,
     "ksm_merge": lambda board, args: _command("ksm", *board.pages(args)),
-    "dontneed": _dontneed,
+    "ksm_unmerge": _madvise(mmap.MADV_UNMERGEABLE),
+    "dontneed": _madvise(mmap.MADV_DONTNEED),
     "mprotect": _mprotect,
     "munmap": lambda board, args: _command("munmap", *board.pages(args)),
     "mremap": _mremap,
