@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from kvmarch.cli import command_line
+from kvmarch.scenarios.columns import SHOWS
 from kvmarch.scenarios.properties import ALWAYS_ON
 from kvmarch.scenarios.verbs import VERBS
 
@@ -26,7 +27,8 @@ def on_startup(**_rest: Any) -> None:
 
 def on_page_markdown(markdown: str, **_rest: Any) -> str:
     """Put a page's generated part in the place of its mark."""
-    for mark, rows in (("properties", properties), ("verbs", verbs)):
+    made = {"columns": columns, "properties": properties, "verbs": verbs}
+    for mark, rows in made.items():
         place = f"<!-- generated: {mark} -->"
         if place in markdown:
             markdown = markdown.replace(place, "\n".join(rows()))
@@ -57,6 +59,18 @@ def properties() -> Iterator[str]:
     yield "|---|---|---|"
     for each in ALWAYS_ON:
         yield f"| `{each.id}` | {each.sentence} | {each.source} |"
+
+
+def columns() -> Iterator[str]:
+    """Yield the table of what a column of a comparison may show."""
+    yield "| `show` | what | keys |"
+    yield "|---|---|---|"
+    for name, (function, keys) in sorted(SHOWS.items()):
+        told = (function.__doc__ or "").partition("\n")[0]
+        needed = [f"`{key}`" for key in keys if not key.startswith("?")]
+        other = [f"`{key[1:]}`" for key in keys if key.startswith("?")]
+        taken = ", ".join(needed) + (f" ({', '.join(other)})" if other else "")
+        yield f"| `{name}` | {told.removeprefix('Show ').rstrip('.')} | {taken} |"
 
 
 def verbs() -> Iterator[str]:

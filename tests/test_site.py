@@ -30,6 +30,8 @@ def test_the_site_builds_and_no_link_is_broken(tmp_path):
     assert {"tutorial/index.html", "posts/gpc/index.html"} <= made
     verbs = (tmp_path / "reference/verbs/index.html").read_text("utf-8")
     assert 'id="dontneed"' in verbs
+    scenarios = (tmp_path / "reference/scenarios/index.html").read_text("utf-8")
+    assert "how often an event came" in scenarios
     contract = (tmp_path / "reference/contract/index.html").read_text("utf-8")
     assert "kvmarch_unmap_gfn_range" in contract
     commands = (tmp_path / "reference/commands/index.html").read_text("utf-8")

@@ -26,7 +26,7 @@ COLUMNS = (
     Column("states"),
     Column("transitions", detail=True),
     Column("ends", detail=True),
-    Column("seconds"),
+    Column("seconds", detail=True),
     Column("states_per_s", detail=True),
     Column("peak_mib", detail=True),
     Column("cut", detail=True),

@@ -43,8 +43,15 @@ def posts_table(
         if f"post-{number}" not in POSTS:
             known = [tag.removeprefix("post-") for tag in POSTS]
             raise UnknownNameError("post", str(number), known)
+    chosen = {
+        tag: question
+        for tag, question in POSTS.items()
+        if not only or int(tag.removeprefix("post-")) in only
+    }
+    # The question of one post is the title.
+    alone = next(iter(chosen.values())) if len(chosen) == 1 else ""
     table = Table(
-        "Five posts, answered by search",
+        alone or "Five posts, answered by search",
         (
             Column("post"),
             Column("scenario"),
@@ -55,10 +62,9 @@ def posts_table(
         keys=2,
     )
     scenarios: list[Scenario] = []
-    for tag, question in POSTS.items():
-        if only and int(tag.removeprefix("post-")) not in only:
-            continue
-        table.notes.append(f"{tag}: {question}")
+    for tag, question in chosen.items():
+        if not alone:
+            table.notes.append(f"{tag}: {question}")
         for name in library():
             scenario = load(find(name, plugins.scenario_folders()))
             if tag in scenario.tags:
