@@ -434,7 +434,8 @@ class Session:
         tables, reached = self.vms[vm], board.reached[vm]
         if tables.gone or self._observer is None:
             return
-        known = dict.fromkeys(reached, 0) | board.frames_by_gfn(frames, vm)
+        known = dict.fromkeys(reached, 0) | board.frames_around(frames, vm)
+        known |= board.frames_by_gfn(frames, vm)
         touched = {page for page in near if known.get(page)}
         tables.seen = self._observer.look(Known(known, touched), vm)
         if tables.seen.root is not None:

@@ -157,6 +157,22 @@ class Board:
             )
         }
 
+    def frames_around(
+        self, frames: Mapping[str, tuple[int, ...]], vm: int = 0
+    ) -> dict[int, int]:
+        """Return the pfn behind each gfn, as if every slot had all of its memory.
+
+        A kernel may map more than a slot has, as large as its leaf is (ppc).
+        """
+        lists = [frames.get(row.name, ()) for row in self.setup.memories]
+        return {
+            slot.gfn + i - slot.page: pfn
+            for (as_id, _), slot in self.slots[vm].items()
+            if not as_id
+            for i, pfn in enumerate(lists[slot.memory])
+            if slot.gfn + i >= slot.page
+        }
+
     def access(self, verb: str, args: Mapping[str, Any]) -> Order:
         """Return the command of a guest's access."""
         offset = CODE_OFFSET if verb == "exec" else ACCESS_OFFSET

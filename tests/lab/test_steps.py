@@ -120,6 +120,18 @@ def test_each_vm_has_slots_of_its_own():
     assert board.frames_by_gfn(frames, 1) == {}
 
 
+def test_pages_around_a_slot_are_those_of_its_memory():
+    board = Board(SETUP, 4096)
+    order("slot id=1 memory=more gfn=0x20 page=3 pages=2", board)
+    board.settle(succeeded=True)
+    order("slot id=2 memory=more gfn=1 page=3", board)
+    board.settle(succeeded=True)
+
+    frames = {"more": (9, 8, 7, 6, 5, 4, 3, 2)}
+    far = {0x1D + page: 9 - page for page in range(8)}
+    assert board.frames_around(frames) == far | {n: 7 - n for n in range(6)}
+
+
 def test_pages_behind_gfns_follow_the_slots_that_there_are():
     board = Board(SETUP, 4096)
     frames = {"ram": tuple(range(100, 116)), "more": (0, 7, *range(8, 14))}

@@ -116,8 +116,11 @@ class Chooser:
         self._memory(Memory("ram", 16, contents=contents))
         self._memory(Memory("rom", 8))
         self._memory(Memory("spare", 8, contents=None))
-        self._memory(Memory("there", 16, contents=None))
-        if huge > 1 and rng.random() < 0.6:
+        has_huge = huge > 1 and rng.random() < 0.6
+        large = has_huge and rng.random() < 0.5
+        there = 2 * huge if large else 16
+        self._memory(Memory("there", there, huge=large, contents=None))
+        if has_huge:
             touched = None if rng.random() < 0.3 else ()
             count = rng.choice((huge, 2 * huge, 2 * huge))
             self._memory(Memory("big", count, huge=True, contents=touched))

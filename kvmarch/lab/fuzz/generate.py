@@ -307,24 +307,25 @@ class _Generator(Chooser):
         return _line("munmap", **self.pages(name, first, count))
 
     def mremap(self) -> str | None:
-        """Move pages of one mapping: one page, or all of a memory that is whole."""
+        """Move pages to the place of another memory, which may be huge, or not.
+
+        What a range of several mappings or of none does depends on the release; what
+        is left then is not known here, so that the host keeps away from it.
+        """
         name = self.name()
-        have = self.memories[name].pages
-        if name == "there" or "there" in self.split:
-            return None
+        to = self.rng.choice([to for to in ("there", "spare") if to != name])
         first, count = self.part(name)
-        if name in self.split or name == "ram":
-            count = 1
-        count = min(count, self.memories["there"].pages)
-        if not self.all_have(name, first, count, MAPPED) or self.memories[name].huge:
+        room = self.memories[to].pages
+        count = min(count, room if self.rng.random() < 0.7 else 1)
+        known = self.all_have(name, first, count, MAPPED)
+        known = known and (count == 1 or name not in self.split)
+        if not known and self.rng.random() < 0.8:
             return None
-        self.split |= {name, "there"}
-        moved = self.state[name][first : first + count]
-        rest = [0] * (self.memories["there"].pages - count)
-        self.state["there"] = [*moved, *rest]
+        moved = self.state[name][first : first + count] if known else [0] * count
+        self.split |= {name, to}
+        self.state[to] = [*moved, *[0] * (room - count)]
         self.forget(name, first, count, EVERYTHING)
-        assert first + count <= have
-        return _line("mremap", **self.pages(name, first, count), to="there")
+        return _line("mremap", **self.pages(name, first, count), to=to)
 
     def fork(self) -> str | None:
         if self.forks >= FORKS:
