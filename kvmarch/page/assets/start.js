@@ -29,15 +29,14 @@ function noticeOf(failed, noun, look) {
 }
 
 function startPage() {
-  const archs = DATA.archs.map((arch) => arch.name);
-  const ends = [DATA.releases[0], DATA.releases.at(-1)];
+  const count = DATA.releases.length;
+  const ends = count > 1 ? `${count} releases from ${DATA.releases[0]} to ` : "";
   byId("subtitle").textContent =
-    `${plural(archs.length, "architecture")}, ${ends[0]} to ${ends[1]}`;
+    `${plural(DATA.archs.length, "architecture")}, ${ends}${DATA.releases.at(-1)}`;
   const titles = DATA.archs.map((arch) =>
     arch.tier < 5 ? `${arch.title} (tier ${arch.tier} of 5)` : arch.title,
   );
-  const named =
-    titles.length > 1 ? `${titles.slice(0, -1).join(", ")} and ${titles.at(-1)}` : titles[0];
+  const named = new Intl.ListFormat("en-GB").format(titles);
   const from = [...new Set(DATA.archs.map((arch) => arch.distribution))].join(", ");
   byId("lead").textContent =
     `How KVM manages guest memory on ${named}, modelled by ${from}: ${plural(DATA.scenarios.length, "scenario")}, ${plural(DATA.traces.length, "schedule")} to step through.`;
