@@ -271,8 +271,9 @@ def fuzz(
 ) -> None:
     """Hold the model against a real kernel, in random sequences of steps.
 
-    After each step answers, tables and pages are compared. What differs is shrunk to
-    the shortest sequence that shows it, and kept as a scenario and a recording.
+    After each step answers, tables, pages and trace events are compared. What
+    differs is shrunk to the shortest sequence that shows it, and kept as a scenario
+    and a recording.
     """
     with showing_console():
         from kvmarch.lab.fuzz.command import Asked, fuzz_kernel, fuzz_models

@@ -56,6 +56,7 @@ WEIGHTS: Mapping[str, int] = {
     "mremap": 2,
     "fork": 1,
     "ksm_merge": 5,
+    "ksm_unmerge": 1,
     "dirty_get": 9,
     "dirty_clear": 4,
     "manual_protect": 1,
@@ -340,6 +341,15 @@ class _Generator(Chooser):
             return None
         self.split.add(name)
         return _line("ksm_merge", **self.pages(name, first, count))
+
+    def ksm_unmerge(self) -> str | None:
+        """Give up merging: pages that were merged become the memory's own."""
+        name = self.name()
+        first, count = self.part(name)
+        if not self.all_have(name, first, count, MAPPED) or self.memories[name].huge:
+            return None
+        self.split.add(name)
+        return _line("ksm_unmerge", **self.pages(name, first, count))
 
     def destroy(self) -> str | None:
         """Let a VM go, late, while another one stays."""
