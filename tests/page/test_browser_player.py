@@ -172,6 +172,15 @@ def test_only_the_part_of_a_run_that_changes_is_marked(
     ]
     assert before == ["entry changed"]
     assert after == ["entry same", "entry changed", "entry same", "entry added"]
+    for sign in view.all(".trees li:not(.same) > .sign, .state tr:not(.same) .sign"):
+        place = sign.rect
+        [text] = view.js(
+            "const range = document.createRange();"
+            "range.selectNodeContents(arguments[0]);"
+            "return [...range.getClientRects()].map((r) => [r.left, r.right]);",
+            sign,
+        )
+        assert place["x"] - 1 <= text[0] <= text[1] <= place["x"] + place["width"] + 1
 
 
 def test_a_link_opens_a_step(open_page, small):
