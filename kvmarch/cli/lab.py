@@ -118,6 +118,7 @@ def boot_plan(plugins: Any, given: dict[str, Any]) -> Plan:
     check_programs(machine)
     if kernel is None:
         kernel = fetch(machine, wanted, mirror, _tell)
+    _tell(f"booting {kernel.name} with {machine.qemu}")
     return Plan(
         arch,
         Config(
