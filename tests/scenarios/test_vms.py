@@ -3,6 +3,10 @@
 import pytest
 
 from kvmarch.errors import ScenarioError
+from kvmarch.explore.search import explore
+from kvmarch.plugins import load as load_plugins
+from kvmarch.scenarios.cells import cells_of
+from kvmarch.scenarios.compare import Choose
 from kvmarch.scenarios.file import load
 
 SCENARIO = """
@@ -90,3 +94,31 @@ def test_a_vm_that_is_not_there_is_refused(tmp_path):
     path.write_text(SCENARIO.format(lines="").replace("count = 2", "count = 0"))
     with pytest.raises(ScenarioError, match=r"vm.count: 0 is less than 1"):
         load(path)
+
+
+RACE = """
+title = "the second VM's write against migration"
+setup = ["slot id=0 memory=ram gfn=0", "slot id=0 memory=ram gfn=8 vm=1"]
+[vm]
+count = 2
+memory = [{ name = "ram", pages = 2 }]
+[[task]]
+name = "host"
+steps = ["migrate memory=ram page=0"]
+[[task]]
+name = "guest"
+steps = ["write gfn=8 vm=1"]
+"""
+
+
+@pytest.mark.parametrize(("arch", "lost"), [("mips", True), ("x86", False)])
+def test_every_interleaving_of_several_vms(tmp_path, arch, lost):
+    """The race of MIPS's write with migration, as it is with one VM."""
+    path = tmp_path / "race.toml"
+    path.write_text(RACE)
+    plugins = load_plugins()
+    cell, _expected = next(cells_of(load(path), plugins, Choose((arch,), ("v6.1",))))
+    search = explore(cell.program(plugins))
+
+    assert search.ends
+    assert bool(search.found) == lost
