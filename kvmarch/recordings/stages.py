@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from kvmarch.errors import EntryError
 from kvmarch.machine.world import Event
 from kvmarch.recordings.read import LeafTable, Recording, Stage, Survey
 from kvmarch.recordings.surveys import (
@@ -195,7 +196,13 @@ class Comparison:
         real = None if pfn is None else self.pages.get(pfn)
         if real is None:
             return entry
-        moved: int = self.k.entry_repoint.fn(self.k, self.options, entry, level, real)
+        try:
+            moved: int = self.k.entry_repoint.fn(
+                self.k, self.options, entry, level, real
+            )
+        except EntryError:
+            # No entry of this level leads there, so the recording has none: it differs.
+            return entry
         return moved
 
     def host_pages(self, stage: Stage, look: Mapping[str, Any]) -> Finding:

@@ -25,6 +25,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from kvmarch.errors import EntryError
 from kvmarch.lab.sides import Leaf, Look, Setup, Tree
 from kvmarch.recordings.surveys import compare_entries, compare_frames, exactly, tree_of
 from kvmarch.recordings.traces import compare_traced
@@ -161,7 +162,11 @@ class Comparer:
             pfn = frames[entry, level]
             if pfn is None or pfn not in self._pages:
                 return entry
-            return self._repoint(entry, level, self._pages[pfn])
+            try:
+                return self._repoint(entry, level, self._pages[pfn])
+            except EntryError:
+                # No entry of this level leads there, so the other side has none.
+                return entry
 
         return moved
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from kvmarch.errors import EntryError
 from kvmarch.lab.fuzz.compare import Comparer
 from kvmarch.lab.sides import Leaf, Look, Memory, Setup
 from kvmarch.recordings.traces import EVERY, Traced
@@ -56,6 +57,21 @@ def test_entries_must_be_the_same(comparer, model):
 
     assert found.what == "tree"
     assert list(comparer.leaves(real, look(leaves=model)))
+
+
+def test_an_entry_that_cannot_lead_to_the_page_differs():
+    def repoint(entry, level, pfn):
+        if level == 2:
+            raise EntryError(f"pfn: {pfn:#x} is no multiple of 0x200")
+        return pfn << 12 | entry & 0xFFF
+
+    comparer = Comparer(8, repoint)
+    comparer.begin(SETUP)
+    real = look(5, 5, 0, 7, leaves=[leaf(1, 5)])
+    found = comparer.compare(real, look(90, 90, 0, 80, leaves=[leaf(1, 90, level=2)]))
+
+    assert found.what == "tree"
+    assert "gfn 0x1 level 2: recorded none, model 0x5a001" in found.text
 
 
 def test_the_exit_of_a_run_that_failed_does_not_count(comparer):
