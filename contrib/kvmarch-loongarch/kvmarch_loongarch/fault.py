@@ -21,6 +21,7 @@ from kvmarch import (
     gfn_to_memslot,
     host_mapping,
     mmu_invalidate_retry_gfn,
+    mmu_invalidate_retry_gfn_unsafe,
     op,
     release_pfn,
     slot_of,
@@ -140,7 +141,10 @@ def _mark_page_dirty(vm: Vm, gfn: int) -> None:
 
 
 async def _map_fast(vcpu: Vcpu, gfn: int, write: bool) -> bool:
-    """Try without asking for a page; return whether that was enough."""
+    """Try without asking for a page; return whether that was enough.
+
+    :Kernel: kvm_map_page_fast(), with its lock and its marks.
+    """
     vm = vcpu.vm
     async with vm.mmu_lock.write():
         fast = await _fast(vcpu, gfn, write)
@@ -159,7 +163,10 @@ async def _map_fast(vcpu: Vcpu, gfn: int, write: bool) -> bool:
 
 @op(name="kvm_mmu_topup_memory_cache", sleeps=True)
 def _topup(vcpu: Vcpu) -> bool:
-    """Have a page at hand for every table that it may take; False is -ENOMEM."""
+    """Have a page at hand for every table that it may take; False is -ENOMEM.
+
+    :Kernel: kvm_mmu_topup_memory_cache(), in kvm_map_page(), before the retry label.
+    """
     # Simplified: filled to the minimum, where the kernel takes some more.
     arch: LoongarchVcpu = vcpu.arch
     need = vcpu.vm.arch.geometry.root_level
@@ -240,8 +247,8 @@ def _wait(vm: Vm, gfn: int) -> Any:
 
     Simplified: the kernel spins, and lets others run every hundredth time.
     """
-    in_range = vm.mmu_invalidate_range_start <= gfn < vm.mmu_invalidate_range_end
-    return BLOCKED if vm.mmu_invalidate_in_progress and in_range else None
+    again = mmu_invalidate_retry_gfn_unsafe.fn(vm, vm.mmu_invalidate_seq, gfn)
+    return BLOCKED if again else None
 
 
 async def _map_page(vcpu: Vcpu, slot: Memslot, gfn: int, write: bool) -> bool:

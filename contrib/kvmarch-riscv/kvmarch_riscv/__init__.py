@@ -46,7 +46,7 @@ from kvmarch_riscv.kinds import decode, formats
 from kvmarch_riscv.pte import entry_pfn, pte_with_pfn
 from kvmarch_riscv.state import RiscvVcpu, RiscvVm
 
-KVMARCH_API = (1, 2)
+KVMARCH_API = (1, 3)
 
 
 @hookimpl

@@ -92,7 +92,10 @@ async def prepare_memory_region(
 
 
 async def flush_shadow_memslot(vm: Vm, slot: Memslot) -> None:
-    """Unmap all of a slot; since v7.2 the flush comes after mmu_lock is dropped."""
+    """Unmap all of a slot; since v7.2 the flush comes after mmu_lock is dropped.
+
+    :Kernel: kvm_arch_flush_shadow_memslot()
+    """
     async with vm.mmu_lock.write():
         owes = await _unmap_slot(vm, slot)
     if owes:
@@ -238,6 +241,8 @@ async def commit_memory_region(
     """Write-protect a slot whose writes are logged from now on.
 
     Nothing is done when logging ends: W comes back by later faults.
+
+    :Kernel: kvm_arch_commit_memory_region()
     """
     if new is None or change == "delete" or not new.logs_dirty:
         return

@@ -210,6 +210,7 @@ async def _unmap_in_pieces(vm: Vm, start: int, end: int) -> bool:
 async def unmap_range(vm: Vm, start: int, end: int, may_block: bool) -> bool:
     """Unmap a range; return whether the caller owes its flush.
 
+    :Kernel: kvm_riscv_gstage_unmap_range()
     :Locking: mmu_lock held for write; dropped on the way if ``may_block``.
     """
     owes: bool

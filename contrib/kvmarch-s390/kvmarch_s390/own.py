@@ -184,8 +184,8 @@ def _topup(vm: Vm, slot: Memslot, gfn: int) -> bool:
 @op(name="retry until no invalidation is in progress")
 def _wait(vm: Vm, gfn: int) -> Any:
     """Wait while the check would fail again. Simplified: the kernel spins."""
-    in_range = vm.mmu_invalidate_range_start <= gfn < vm.mmu_invalidate_range_end
-    return BLOCKED if vm.mmu_invalidate_in_progress and in_range else None
+    again = mmu_invalidate_retry_gfn_unsafe.fn(vm, vm.mmu_invalidate_seq, gfn)
+    return BLOCKED if again else None
 
 
 async def page_fault(vcpu: Vcpu, gfn: int, access: str, why: str) -> FaultResult:
