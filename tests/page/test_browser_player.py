@@ -6,6 +6,8 @@ from kvmarch.page.html import page
 
 pytestmark = pytest.mark.browser
 
+SIGNS = "+\N{MINUS SIGN}\N{NOT EQUAL TO}\n"
+
 
 @pytest.fixture
 def player(view):
@@ -181,6 +183,62 @@ def test_only_the_part_of_a_run_that_changes_is_marked(
             sign,
         )
         assert place["x"] - 1 <= text[0] <= text[1] <= place["x"] + place["width"] + 1
+
+
+def test_rows_that_share_are_cut_where_they_differ(
+    open_page, gather, compared, tmp_path
+):
+    data = gather(compared).data
+    trace = data["traces"][0]
+
+    def numbers(*texts):
+        data["texts"] += texts
+        return list(range(len(data["texts"]) - len(texts), len(data["texts"])))
+
+    def rows(*told):
+        return numbers(
+            *(text for label, said in told for text in ("host", label, said))
+        )
+
+    for frame in (trace["start"], *trace["steps"]):
+        frame.pop("s", None)
+        frame.pop("g", None)
+    trace["start"]["s"] = rows(
+        ("page 0x1", "refs 1"),
+        ("page 0x2", "refs 2"),
+        ("page 0x3-0x9", "refs 1"),
+        ("PTE of vpn 0x1-0x2", "pfn 0x1…"),
+        ("page 0x20", "gone soon"),
+    )
+    [*gone] = [trace["start"]["s"][n : n + 2] for n in range(0, 15, 3)]
+    trace["steps"][0]["g"] = [number for key in gone for number in key]
+    trace["steps"][0]["s"] = rows(
+        ("page 0x1-0x8", "refs 1"),
+        ("page 0x10", "new"),
+        ("PTE of vpn 0x1", "pfn 0x1"),
+    )
+    path = tmp_path / "cut.html"
+    path.write_text(page(data, "cut"))
+    view = open_page(path)
+    view.js("document.querySelector('.lanes').focus()")
+    view.press("home")
+
+    view.press("arrow_right")
+
+    shown = [
+        (row.get_attribute("class"), row.text.lstrip(SIGNS).split(", ")[0].rstrip())
+        for row in view.all(".state tr")
+    ]
+    assert shown == [
+        ("same", "page 0x1 refs 1"),
+        ("changed", "page 0x2"),
+        ("same", "page 0x3-0x8 refs 1"),
+        ("removed", "page 0x9"),
+        ("added", "page 0x10"),
+        ("removed", "page 0x20"),
+        ("added", "PTE of vpn 0x1"),
+        ("removed", "PTE of vpn 0x1-0x2"),
+    ]
 
 
 def test_a_link_opens_a_step(open_page, small):

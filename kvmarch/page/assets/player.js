@@ -13,7 +13,7 @@ import {
   textOf,
 } from "./base.js";
 import { lanesOf, stepText } from "./lanes.js";
-import { movingRows, statesOf, treeDiffers } from "./states.js";
+import { movingRows, rowPairs, statesOf, treeDiffers } from "./states.js";
 import { treePair } from "./tree.js";
 
 const Player = {
@@ -291,15 +291,14 @@ function stepSays(trace, taken, step) {
 
 /** The rows of the state, a table for each group. */
 function stateTables(now, before) {
-  const keys = [...new Set([...before.rows.keys(), ...now.rows.keys()])];
+  const seen = ({ rows }) =>
+    [...rows].filter(([key]) => Player.every || Player.moving.has(key)).map(([, row]) => row);
+  const pairs = rowPairs(seen(before), seen(now));
+  const name = ([old, here]) => (here || old)[1];
   const tables = DATA.groups.map((group) => {
-    const lines = keys
-      .filter((key) => Player.every || Player.moving.has(key))
-      .map((key) => [before.rows.get(key), now.rows.get(key)])
+    const lines = pairs
       .filter(([old, here]) => (here || old)[0] === group)
-      .toSorted((a, b) =>
-        (a[1] || a[0])[1].localeCompare((b[1] || b[0])[1], "en", { numeric: true }),
-      )
+      .toSorted((a, b) => name(a).localeCompare(name(b), "en", { numeric: true }))
       .map(([old, here]) => stateRow(old, here));
     if (!lines.length) return null;
     return make("table", {}, make("caption", {}, group), make("tbody", {}, lines));
