@@ -297,7 +297,7 @@ CHANGES: tuple[Change, ...] = (
         "mremap-moves-several",
         "mremap() moves a range that several mappings have, one after the other",
         (6, 17),
-        source="seen in v7.2's source and not in v6.12's; the release is from memory",
+        source="seen in v6.17 in the lab, not in v6.16",
     ),
     Change(
         "huge-over-zero",
@@ -308,10 +308,10 @@ CHANGES: tuple[Change, ...] = (
     ),
     Change(
         "pt-reclaim",
-        "MADV_DONTNEED frees tables that it leaves empty, on every architecture",
+        "MADV_DONTNEED frees tables that it leaves empty, on most architectures",
         (7, 0),
-        source="seen in v7.2 in the lab (docs/differences.md); the release is from "
-        "memory. Simplified: one architecture does so from v6.14 on",
+        source="seen in v7.2 in the lab, not in v6.17 (docs/differences.md); the "
+        "release is from memory",
     ),
     *gpc_proposals.CHANGES,
     *notifier_proposals.CHANGES,

@@ -198,6 +198,11 @@ user_slots_before.add(32)
 user_slots_before.add(512, "ppc-512-slots")
 harvests = Choice("generic_dirty_log", "whether GET_DIRTY_LOG flushes by itself")
 harvests.add(False)
+reclaims_tables = Choice(
+    "reclaims_tables", "whether MADV_DONTNEED frees tables that it leaves empty"
+)
+reclaims_tables.add(False)
+"""PT_RECLAIM depends on !HAVE_ARCH_TLB_REMOVE_TABLE, which powerpc selects (v7.2)."""
 take_dirty_log = Choice("take_dirty_log", "how the MMU takes the dirty bitmap")
 
 
@@ -208,4 +213,9 @@ async def _by_mmu(vm: Vm, slot: Memslot) -> int:
     return bits
 
 
-CHOICES: tuple[Choice, ...] = (user_slots_before, harvests, take_dirty_log)
+CHOICES: tuple[Choice, ...] = (
+    user_slots_before,
+    harvests,
+    reclaims_tables,
+    take_dirty_log,
+)

@@ -413,6 +413,12 @@ CHANGES: tuple[Change, ...] = (
         source="x86 3.1: in v7.2, not in v6.12; v6.14 is unverified",
     ),
     _row(
+        "x86-pt-reclaim",
+        "MADV_DONTNEED frees tables of the host that it leaves empty (PT_RECLAIM)",
+        (6, 14),
+        source="seen in v6.16 in the lab, not in v6.12; the release is from memory",
+    ),
+    _row(
         "x86-lockless-aging",
         "Age entries without mmu_lock",
         (6, 15),
