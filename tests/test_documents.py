@@ -72,8 +72,17 @@ def test_output_in_documents_is_current(path, command, printed, request):
     assert steady(result.output) == steady(printed)
 
 
-def test_documents_show_commands():
-    assert {"README.md"} <= {case.values[0].name for case in CASES}
+def test_the_readme_shows_what_kvmarch_is_asked():
+    shown = {case.values[1] for case in CASES if case.values[0].name == "README.md"}
+
+    assert "kvmarch posts --format markdown" in shown
+    assert {"compare", "explore", "conform"} <= {line.split()[1] for line in shown}
+
+
+def test_the_readme_has_the_test_command_of_ci():
+    readme = (ROOT / "README.md").read_text("utf-8")
+
+    assert ".venv/bin/pip install '.[test]' && .venv/bin/python -m pytest" in readme
 
 
 def test_the_files_of_the_guide_to_scenarios_do_what_it_says(tmp_path):
