@@ -63,7 +63,7 @@ def check_scenario(scenario: Scenario) -> None:
             f"{scenario.name} has {len(scenario.tasks)} tasks; the lab does one after "
             "the other what one task says"
         )
-    rows = MEMORIES - scenario.vms
+    rows = MEMORIES - min(scenario.vms, VMS)
     if scenario.vms > VMS or scenario.vcpus > VCPUS or len(scenario.memory) > rows:
         raise LabError(
             f"{scenario.name}: at most {VMS} VMs of {VCPUS} vCPUs, and {rows} memories"

@@ -4,7 +4,7 @@ __all__ = ["Comparison", "Finding"]
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any
 
 from kvmarch.errors import EntryError
@@ -181,11 +181,13 @@ class Comparison:
         why = compare_frames(real.frames, ours["frames"], self.pages)
         yield self.row(stage, "host pages", "differ" if why else "agree", why)
         alike = alike_but_for_tables(self.k, self.options)
-        for number, tree in enumerate(ours["trees"]):
+        for number, (theirs, tree) in enumerate(
+            zip_longest(real.trees, ours["trees"], fillvalue=None)
+        ):
             what = tree_of(number)
-            theirs = real.trees[number] if number < len(real.trees) else None
-            if theirs is None:
-                yield self.row(stage, what, "not compared", "the root was not found")
+            if theirs is None or tree is None:
+                why = "the root was not found" if theirs is None else "no such VM"
+                yield self.row(stage, what, "not compared", why)
                 continue
             why = compare_entries(theirs, tree, self.repoint, alike)
             yield self.row(stage, what, "differ" if why else "agree", why)

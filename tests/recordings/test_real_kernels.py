@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -143,3 +144,23 @@ def test_with_another_change_the_model_differs_from_a_tree(
     assert (stage, what) in {
         (f.stage, f.what) for f in findings if f.verdict == "differ"
     }
+
+
+@pytest.mark.parametrize("name", ["two_vms-amd64-6.1", "two_vms-ppc64el-6.12"])
+def test_of_several_vms_each_tree_counts(name, plugins):
+    (path,) = [path for path in DATA_LAB if path.stem == name]
+    recording = load(path)
+    stages = list(recording.stages)
+    at = next(
+        n for n, stage in enumerate(stages) if stage.survey and stage.survey.trees[1]
+    )
+    survey = stages[at].survey
+    first, ((gfn, level, entry), *rest) = survey.trees
+    altered = first, ((gfn, level, entry ^ 1 << 1), *rest)
+    stages[at] = replace(stages[at], survey=replace(survey, trees=altered))
+
+    found = conform(replace(recording, stages=tuple(stages)), plugins)
+
+    assert [(f.stage, f.what) for f in found if f.verdict == "differ"] == [
+        (stages[at].name, "tree of VM 1")
+    ]
