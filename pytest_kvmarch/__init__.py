@@ -143,9 +143,21 @@ def _scenarios(wanted: Wanted, there: Plugins) -> list[Any]:
     ]
 
 
+def _recordings(wanted: Wanted, there: Plugins) -> list[Any]:
+    from kvmarch.testing.cases import architectures
+    from kvmarch.testing.own import own_recordings
+
+    return [
+        pytest.param(path, id=path.stem)
+        for arch in architectures(wanted, there)
+        for path in own_recordings(arch)
+    ]
+
+
 _PARAMETERS = {
     "kvmarch_case": _cases,
     "kvmarch_plugin": _plugins,
+    "kvmarch_recording": _recordings,
     "kvmarch_scenario": _scenarios,
 }
 """What tests are run on, by the name of the argument."""

@@ -87,6 +87,7 @@ LAYERS = {
         "kernel",
         "machine",
         "plugins",
+        "recordings",
         "report",
         "scenarios",
     },

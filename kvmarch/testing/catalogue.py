@@ -30,10 +30,10 @@ from kvmarch.scenarios.catalogue import measure
 from kvmarch.scenarios.cells import cells_of
 from kvmarch.scenarios.file import library
 from kvmarch.testing.meet import (
-    NotMetError,
     expects_by_changes,
     meet_expects,
     meet_verdicts,
+    or_fail,
 )
 from kvmarch.testing.own import Found, OwnScenario, own_scenarios
 
@@ -51,7 +51,7 @@ def test_a_bug_has_a_kernel_with_it_and_one_without(
     kvmarch_scenario: OwnScenario,
 ) -> None:
     """Of a candidate it may be open in every release, but it says what confirms it."""
-    scenario = _met(kvmarch_scenario.load)
+    scenario = or_fail(kvmarch_scenario.load)
     bug = scenario.bug
     if bug is None:
         return
@@ -66,11 +66,11 @@ def test_a_bug_has_a_kernel_with_it_and_one_without(
 def test_what_is_expected_is_shown(kvmarch_scenario: OwnScenario) -> None:
     """Each ``[[expect]]`` holds in the comparison over all releases."""
     plugins, arch, _path = kvmarch_scenario
-    scenario = _met(kvmarch_scenario.load)
+    scenario = or_fail(kvmarch_scenario.load)
     for (plus, minus), expects in expects_by_changes(scenario).items():
         if any(expect.arch in {"", arch.name} for expect in expects):
             choose = replace(kvmarch_scenario.choose, plus=plus, minus=minus)
-            _met(meet_expects, scenario, plugins, choose)
+            or_fail(meet_expects, scenario, plugins, choose)
 
 
 def test_every_verdict_is_found_again(
@@ -78,11 +78,11 @@ def test_every_verdict_is_found_again(
 ) -> None:
     """Each ``[[verdict]]`` holds over all interleavings, and the record is still so."""
     plugins, _arch, _path = kvmarch_scenario
-    scenario = _met(kvmarch_scenario.load)
+    scenario = or_fail(kvmarch_scenario.load)
     if not scenario.verdicts:
         return
     cells = cells_of(scenario, plugins, kvmarch_scenario.choose)
-    outcomes = [_met(meet_verdicts, *cell, plugins) for cell in cells]
+    outcomes = [or_fail(meet_verdicts, *cell, plugins) for cell in cells]
     found = measure(outcomes)
     record = kvmarch_scenario.found
     if request.config.getoption(UPDATE):
@@ -122,16 +122,6 @@ def test_what_is_recorded_are_these(
             )
 
 
-def _met(meet: Any, *what: Any) -> Any:
-    """Return what is found, or fail with a text alone."""
-    __tracebackhide__ = True
-    try:
-        return meet(*what)
-    except (KvmarchError, NotMetError) as error:
-        failure = str(error)
-    return pytest.fail(failure, pytrace=False)
-
-
 def _read(record: Found) -> dict[str, Any] | None:
     __tracebackhide__ = True
     try:
@@ -142,6 +132,6 @@ def _read(record: Found) -> dict[str, Any] | None:
 
 
 def _write(record: Found, rows: dict[str, Any], request: pytest.FixtureRequest) -> None:
-    if _met(record.write, rows):
+    if or_fail(record.write, rows):
         written = ("kvmarch_golden", str(record.path))
         request.node.user_properties.append(written)

@@ -1,9 +1,19 @@
 """What a scenario file expects, and what was found instead, as text for failures."""
 
-__all__ = ["NotMetError", "expects_by_changes", "meet_expects", "meet_verdicts"]
+__all__ = [
+    "NotMetError",
+    "expects_by_changes",
+    "meet_expects",
+    "meet_verdicts",
+    "or_fail",
+]
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from kvmarch.errors import KvmarchError
 from kvmarch.plugins import Plugins
 from kvmarch.scenarios.cells import Cell
 from kvmarch.scenarios.compare import Choose, compare
@@ -16,6 +26,16 @@ from kvmarch.testing.schedules import explain_text, run_text
 
 class NotMetError(Exception):
     """What a scenario file expects was not found; the text says all."""
+
+
+def or_fail(meet: Callable[..., Any], *what: Any) -> Any:
+    """Return what a function finds, or fail the test with a text alone."""
+    __tracebackhide__ = True
+    try:
+        return meet(*what)
+    except (KvmarchError, NotMetError) as error:
+        failure = str(error)
+    return pytest.fail(failure, pytrace=False)
 
 
 def expects_by_changes(

@@ -1,6 +1,6 @@
-"""The scenarios that a plugin brings, and what is recorded beside them."""
+"""What a plugin brings beside its code: scenarios with their record, recordings."""
 
-__all__ = ["Found", "OwnScenario", "own_scenarios"]
+__all__ = ["Found", "OwnScenario", "own_recordings", "own_scenarios"]
 
 import fcntl
 import json
@@ -61,6 +61,16 @@ def own_scenarios(arch: Loaded, plugins: Plugins) -> list[OwnScenario]:
         OwnScenario(plugins, arch, path)
         for folder in folders
         for path in sorted(Path(folder).glob("*.toml"))
+    ]
+
+
+def own_recordings(arch: Loaded) -> list[Path]:
+    """Return the recordings of real kernels that an architecture's plugin brings."""
+    folders = [Path(f) for f in arch.operations.get("recordings", tuple)()]
+    return [
+        path
+        for place in (*folders, *(folder / "lab" for folder in folders))
+        for path in sorted(place.glob("*.json"))
     ]
 
 

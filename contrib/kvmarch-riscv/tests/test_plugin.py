@@ -1,7 +1,5 @@
-"""The distribution as kvmarch sees it: formats by release, walk, recordings."""
+"""The distribution as kvmarch sees it: formats by release, walk."""
 
-import json
-import re
 from pathlib import Path
 
 import pytest
@@ -10,8 +8,6 @@ from kvmarch import EntryError, Kernel, WalkLayout
 import kvmarch_riscv
 from kvmarch_riscv.geometry import MODES
 from kvmarch_riscv.pte import device_pte, leaf_pte, mkold, table_pte
-
-PACKAGE = Path(kvmarch_riscv.__file__).parent
 
 pytestmark = pytest.mark.kvmarch(arch="riscv")
 
@@ -158,45 +154,6 @@ def test_the_lab_has_the_guests_code():
             "guest_regs",
         )
     )
-
-
-# -- recordings --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "path", sorted((PACKAGE / "recordings").glob("*.json")), ids=lambda p: p.stem
-)
-def test_the_model_agrees_with_real_kernels(kvmarch_run, path):
-    printed = kvmarch_run("conform", str(path))
-
-    assert "101 agree, 0 differ" in printed
-
-
-def test_the_model_agrees_with_the_labs_recordings(kvmarch_run):
-    paths = sorted((PACKAGE / "recordings" / "lab").glob("*.json"))
-    printed = json.loads(kvmarch_run("conform", *map(str, paths), "--format", "json"))
-
-    assert len(paths) == len(printed["notes"]) == 16
-    assert {row["detail"] for row in printed["rows"]} == {
-        "this kernel traces no guest faults"
-    }
-    for note in printed["notes"]:
-        assert int(re.search(r"(\d+) agree", note)[1]) > 15
-
-
-@pytest.mark.parametrize(
-    ("name", "switch"),
-    [
-        ("riscv64-7.2", "--without=riscv-thp"),
-        ("riscv64-7.2", "--without=riscv-split-on-fault"),
-        ("riscv64-7.2", "--with=riscv-eager-split"),
-        ("riscv64-6.12", "--with=riscv-thp"),
-    ],
-)
-def test_a_kernel_that_was_otherwise_would_be_seen(kvmarch_run, name, switch):
-    path = PACKAGE / "recordings" / f"{name}.json"
-
-    assert "0 differ" not in kvmarch_run("conform", str(path), switch, status=1)
 
 
 @pytest.mark.parametrize(
