@@ -33,12 +33,11 @@ def test_texts_stand_out_from_their_ground(view, theme):
     view.one(f"[data-theme-choice={theme}]").click()
     ratios = view.js(
         """
-        const style = getComputedStyle(document.documentElement);
+        const probe = document.body.appendChild(document.createElement("span"));
         const light = (name) => {
-          const hex = style.getPropertyValue(name).trim().slice(1);
-          const full = hex.length === 3 ? [...hex].map((c) => c + c).join("") : hex;
-          const [r, g, b] = [0, 2, 4].map((n) => {
-            const c = parseInt(full.slice(n, n + 2), 16) / 255;
+          probe.style.color = `var(${name})`;
+          const [r, g, b] = getComputedStyle(probe).color.match(/\\d+/g).map((n) => {
+            const c = n / 255;
             return c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
           });
           return 0.2126 * r + 0.7152 * g + 0.0722 * b;
@@ -46,7 +45,7 @@ def test_texts_stand_out_from_their_ground(view, theme):
         const pairs = [["--ink", "--paper"], ["--faint", "--paper"],
           ["--faint", "--soft"], ["--ink", "--mark"], ["--link", "--paper"],
           ["--mark-ink", "--mark"], ["--loss", "--paper"], ["--loss", "--loss-soft"],
-          ["--gain", "--gain-soft"]];
+          ["--gain", "--gain-soft"], ["--loss", "--mark"]];
         return pairs.map(([a, b]) => {
           const [x, y] = [light(a), light(b)].sort((p, q) => q - p);
           return [`${a} on ${b}`, (x + 0.05) / (y + 0.05)];
@@ -54,6 +53,24 @@ def test_texts_stand_out_from_their_ground(view, theme):
         """
     )
     assert [pair for pair, ratio in ratios if ratio < 4.5] == []
+    view.one("[data-theme-choice=auto]").click()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_what_was_before_can_be_read(view, theme):
+    view.one(f"[data-theme-choice={theme}]").click()
+    view.choose("#player-scenario", "raced")
+    view.js("document.querySelector('.lanes').focus()")
+    view.press("l")
+
+    style = (
+        "const s = getComputedStyle(arguments[0]); return [s.color, s.textDecoration]"
+    )
+    [was, *_] = view.all(".state tr.changed del")
+    [row, *_] = view.all(".state tr.changed")
+    color, decoration = view.js(style, was)
+    assert color == view.js(style, row)[0]
+    assert "line-through" in decoration
     view.one("[data-theme-choice=auto]").click()
 
 
