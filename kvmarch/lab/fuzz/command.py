@@ -163,7 +163,8 @@ def _fuzz(
     say(
         f"{against}, seed {asked.seed}: {tally.steps} steps in {tally.machines} VMs, "
         f"{count} differences; {comparer.not_walked} steps without a tree, "
-        f"{tally.unlike} VMs without the model's huge pages; {took:.0f} s"
+        f"{tally.unlike} VMs without the model's huge pages; {took:.0f} s, "
+        f"{tally.steps / took:.0f} steps/s"
     )
     return count
 

@@ -81,6 +81,15 @@ def test_answers_differ_where_a_check_does(plugins):
     assert [line.split()[0] for line in lines] == ["slot", "dirty_clear"]
 
 
+def test_what_only_notifiers_are_told_is_found(plugins):
+    arch = plugins.get("x86")
+    old = side(arch, (6, 12), ["mprotect-by-gib"])
+    _run, found = fuzz(side(arch, (6, 12)), old, steps=4000, until="notifier events")
+
+    assert found[-1].seen.difference.what == "notifier events"
+    assert found[-1].program.lines[-1].startswith("mprotect")
+
+
 class Dies:
     """A side whose process dies at the first write."""
 
