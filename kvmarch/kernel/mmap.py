@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from kvmarch.changes import Choice
+from kvmarch.errors import ModelError
 from kvmarch.kernel.gup import get_user_page, huge_range_fits, map_huge
 from kvmarch.kernel.huge_memory import (
     split_edges,
@@ -435,6 +436,10 @@ async def touch_pages(mm: Mm, start: int, contents: tuple[Any, ...]) -> None:
     first = start >> mm.page_shift
     for offset in range(len(contents)):
         pfn = await get_user_page(mm, first + offset, True)
+        if pfn < 0:
+            raise ModelError(
+                "a process that writes to memory without the right to is killed"
+            )
         await _write(mm, pfn, contents[offset])
 
 

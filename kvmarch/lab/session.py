@@ -3,7 +3,9 @@
 __all__ = ["Config", "Session", "booted", "check_programs"]
 
 import contextlib
+import os
 import re
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -179,6 +181,8 @@ class Session:
         self._hvas: dict[int, tuple[int, int]] = {}
         self._board: Board | None = None
         self._alive = False
+        self._status = 0
+        """What became of the last process that died, as wait() says it."""
         self._at = 0
         self._tracing = False
         self._hear(emulator.answers(config.limit * BOOT))
@@ -252,8 +256,8 @@ class Session:
         self._at = 0
         for command in self._board.begin():
             self._ask(command)
-        if not self._alive:
-            self._died()
+            if not self._alive:
+                self._died("while memory and VMs were made")
 
     def do(self, line: str) -> Look:
         """Do one line of a scenario.
@@ -279,7 +283,7 @@ class Session:
         alive = self._alive
         said = self._ask(*commands)
         if alive and not self._alive and not ends:
-            self._died()
+            self._died(f"at {line!r}")
         if checked.verb == "vm_destroy":
             board.forget(order.vm)
             self.vms[order.vm] = Tables(gone=True)
@@ -353,6 +357,7 @@ class Session:
                 self._hvas[at] = hva, hva + pages * self.page_size
             elif letter == "X":
                 self._alive = False
+                self._status = int(text, 16)
             elif letter == "W" and _ALARM.search(text):
                 self.alarms.append(text)
             elif letter in {"#", "W"}:
@@ -371,11 +376,23 @@ class Session:
                 "\n".join([self._emulator.console, *self.remarks]).strip(),
             )
 
-    def _died(self) -> None:
+    def _died(self, when: str) -> None:
+        """Say that the process has ended by itself, of what, and when.
+
+        :param when: while what was done.
+        :raises LabError: always.
+        """
         self._board = None
-        said = [*self.alarms, *self.remarks][-SAID:]
+        killed = os.WIFSIGNALED(self._status)
+        how = (
+            f"of {signal.Signals(os.WTERMSIG(self._status)).name}"
+            if killed
+            else f"with status {os.waitstatus_to_exitcode(self._status)}"
+        )
+        said = [*self.alarms, *self.remarks]
+        told = [text for text in said if not text.startswith("no process for ")]
         raise LabError(
-            "the process with the VM died" + (": " if said else "") + "; ".join(said)
+            f"the process with the VM died {how}: " + "; ".join([when, *told[-SAID:]])
         )
 
     # -- looking -----------------------------------------------------------------------

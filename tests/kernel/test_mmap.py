@@ -2,6 +2,7 @@
 
 import pytest
 
+from kvmarch.errors import ModelError
 from kvmarch.kernel.gup import get_user_page
 from kvmarch.kernel.mmap import (
     exit_mmap,
@@ -369,6 +370,13 @@ def test_exit_releases_first_and_then_unmaps(bench, release):
 
 
 # -- setting up --------------------------------------------------------------------
+
+
+def test_touching_what_is_not_writable_kills_the_process(one):
+    one.do(mprotect(one.mm, one.at(2), one.at(3), write=False))
+
+    with pytest.raises(ModelError, match="without the right to is killed"):
+        one.do(touch_pages(one.mm, one.at(1), ("a", "b")))
 
 
 def test_touching_writes_one_value_into_each_page(one):

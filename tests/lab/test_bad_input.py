@@ -170,7 +170,7 @@ FAILS = {
     "panic": "the kernel panicked: nobody knows",
     "end": "the machine was reset or switched off",
     "die": "ended (status 1) before it was told to",
-    "gone": "the process with the VM died: not enough memory",
+    "gone": "died of SIGSEGV: at 'read gfn=3'; not enough memory",
 }
 
 

@@ -189,6 +189,16 @@ def test_a_memory_of_many_pages_is_told_and_seen_whole(session):
     )
 
 
+def test_a_step_that_kills_the_process_is_named(session):
+    from kvmarch.errors import LabError
+
+    session.begin(setup())
+    session.do("mprotect memory=ram prot=r")
+    with pytest.raises(LabError, match="of SIGSEGV: at 'touch memory=ram pages=1'"):
+        session.do("touch memory=ram pages=1")
+    session.end()
+
+
 def test_a_wrong_step_leaves_the_vm_as_it_was(session):
     from kvmarch.errors import KvmarchError
 
