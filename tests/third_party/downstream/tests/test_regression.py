@@ -8,7 +8,7 @@ import pytest
 
 from kvmarch import LOG_DIRTY_PAGES
 
-SUPPORTED = pytest.mark.kvmarch(arch="arm64,toy", kernel="v6.9,v6.12")
+SUPPORTED = pytest.mark.kvmarch(arch="arm64,x86", kernel="v6.9,v6.12")
 
 
 @SUPPORTED
@@ -19,7 +19,7 @@ def test_a_write_is_logged(kvm):
     assert kvm.lost == []
 
 
-@SUPPORTED
+@pytest.mark.kvmarch(arch="arm64,toy", kernel="v6.9,v6.12")
 @pytest.mark.parametrize("vcpus", [1, 2])
 def test_every_vcpu_reads(kvmarch_boot, vcpus):
     one = kvmarch_boot(pages=4, vcpus=vcpus)
