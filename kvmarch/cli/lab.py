@@ -224,7 +224,7 @@ def fetch(release: str, arch: str, mirror: str | None) -> None:
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="The VM of the seed's row to begin with.",
+    help="The process of the seed's row to begin with.",
 )
 @click.option(
     "--differences",

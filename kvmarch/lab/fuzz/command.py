@@ -30,7 +30,7 @@ from kvmarch.scenarios.records import Scenario
 class Asked:
     """What is to be done.
 
-    :param first: the number of the VM to begin with.
+    :param first: the number of the process to begin with.
     :param most: differences after which it ends.
     :param folder: where differences are kept.
     :param release: of the model; that of the kernel if there is none.
@@ -140,7 +140,7 @@ def _fuzz(
             if loss.property not in told:
                 told.add(loss.property)
                 say(
-                    f"VM {number}: {line}: the model loses {loss.property}: "
+                    f"process {number}: {line}: the model loses {loss.property}: "
                     f"{loss.sentence}\n"
                 )
 
@@ -161,9 +161,10 @@ def _fuzz(
     tally = fuzz.tally
     against = f"{arch.name} {one.kernel} and model {show_release(k.release)}"
     say(
-        f"{against}, seed {asked.seed}: {tally.steps} steps in {tally.machines} VMs, "
-        f"{count} differences; {comparer.not_walked} steps without a tree, "
-        f"{tally.unlike} VMs without the model's huge pages; {took:.0f} s, "
+        f"{against}, seed {asked.seed}: {tally.steps} steps in {tally.vms} VMs "
+        f"of {tally.processes} processes, {count} differences; "
+        f"{comparer.not_walked} steps without a tree, "
+        f"{tally.unlike} processes without the model's huge pages; {took:.0f} s, "
         f"{tally.steps / took:.0f} steps/s"
     )
     return count

@@ -11,7 +11,7 @@ What a kernel may choose by itself is let pass by these rules, and by nothing el
   as those of emulators are whenever a guest is entered.
 - Whether the host had a huge page to give. Where the second side's memory begins a
   run of pages as long and as aligned as a huge page, and the first side's does not,
-  the rest of this VM is not compared, and counted.
+  the rest of this process is not compared, and counted.
 - A tree that nobody can find is not compared, and counted. Of several VMs each is
   compared for itself.
 - Trace events are compared as those of recordings are, see
@@ -69,7 +69,7 @@ class Comparer:
         self._pages: dict[int, int] = {}
         self._huge: dict[str, int] = {}
         self.unlike = False
-        """Whether the host has given this VM other pages than the model's has."""
+        """Whether the host has given this process other pages than the model's has."""
         self.not_walked = 0
         """Steps after which a side did not find a tree."""
 

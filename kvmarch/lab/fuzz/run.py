@@ -13,7 +13,7 @@ from kvmarch.lab.fuzz.shrink import shrink
 from kvmarch.lab.sides import Look, Side
 
 LENGTH = 40
-"""Steps of one VM at most."""
+"""Steps of one process at most."""
 TRIES = 400
 """Runs that shrinking one difference may take."""
 
@@ -29,7 +29,7 @@ class Seen(NamedTuple):
 class Found:
     """A difference, and the shortest sequence that shows it at its last line.
 
-    :param number: of the VM in the seed's row.
+    :param number: of the process in the seed's row.
     :param before: how many lines had been done when it was seen first.
     """
 
@@ -43,11 +43,12 @@ class Found:
 class Tally:
     """What was done so far.
 
-    :param unlike: VMs that were left because the host gave them other pages.
+    :param unlike: processes that were left because the host gave them other pages.
     """
 
     steps: int = 0
-    machines: int = 0
+    processes: int = 0
+    vms: int = 0
     unlike: int = 0
 
 
@@ -62,16 +63,16 @@ class Fuzz:
         self.one, self.other, self.comparer = one, other, comparer
         self.tally = Tally()
         self.doing: Program | None = None
-        """What the sides are at, up to the line at hand; None between VMs."""
+        """What the sides are at, up to the line at hand; None between two."""
         self.watch: Callable[[int, str], None] = lambda _number, _line: None
-        """Called after each line that agrees, with the number of the VM."""
+        """Called after each line that agrees, with the number of the process."""
 
     def run(
         self, seed: int, steps: int, shape: Shape, first: int = 0
     ) -> Iterator[Found]:
         """Yield each difference, until so many steps are done.
 
-        :param first: the number of the VM to begin with.
+        :param first: the number of the process to begin with.
         """
         number = first
         while self.tally.steps < steps:
@@ -80,7 +81,8 @@ class Fuzz:
             made = made._replace(lines=made.lines[:left])
             done, seen = self.attempt(made, number)
             self.tally.steps += done
-            self.tally.machines += 1
+            self.tally.processes += 1
+            self.tally.vms += made.setup.vms
             self.tally.unlike += self.comparer.unlike
             if seen is not None:
                 cut = made._replace(lines=made.lines[:done])
@@ -90,7 +92,7 @@ class Fuzz:
     def attempt(self, made: Program, number: int = -1) -> tuple[int, Seen | None]:
         """Run one program on both sides, as far as they agree.
 
-        :param number: of the VM; -1 if nobody is to hear of its steps.
+        :param number: of the process; -1 if nobody is to hear of its steps.
         :returns: how many lines were done, and what the last one showed.
         """
         self.comparer.begin(made.setup)

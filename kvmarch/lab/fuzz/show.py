@@ -23,7 +23,8 @@ def show(found: Found, comparer: Comparer, names: Names) -> str:
     before = _counted(found.before, "step")
     least = _counted(len(found.program.lines), "step")
     lines = [
-        f"VM {found.number}: {difference.what} differs after {before}; least {least}:",
+        f"process {found.number}: {difference.what} differs after {before}; "
+        f"least {least}:",
         f"  {_vms(setup)}; {'; '.join(map(_memory, setup.memories))}",
         *(f"    {line}" for line in found.program.lines),
         f"  {difference.text}",
