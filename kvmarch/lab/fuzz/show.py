@@ -22,9 +22,9 @@ def show(found: Found, comparer: Comparer, names: Names) -> str:
     difference = found.seen.difference
     before = _counted(found.before, "step")
     least = _counted(len(found.program.lines), "step")
+    place = f"process {found.number}: {difference.what}"
     lines = [
-        f"process {found.number}: {difference.what} differs after {before}; "
-        f"least {least}:",
+        f"{place} differs after {before}; least {least}:",
         f"  {_vms(setup)}; {'; '.join(map(_memory, setup.memories))}",
         *(f"    {line}" for line in found.program.lines),
         f"  {difference.text}",
