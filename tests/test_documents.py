@@ -104,3 +104,21 @@ def test_the_files_of_the_guide_to_scenarios_do_what_it_says(tmp_path):
         command_line(), ["compare", str(mine), "--kernel", "v6.1"], prog_name="kvmarch"
     )
     assert result.exit_code == 1
+
+
+SCHEDULE = re.compile(r"\b([\w-]+)@\w+-v[\d.]+[^\s:`]*:[a-z\d~]+")
+
+
+def test_schedules_in_documents_are_of_today():
+    found = {
+        schedule[0]: schedule[1]
+        for path in DOCUMENTS
+        for schedule in SCHEDULE.finditer(path.read_text("utf-8"))
+    }
+
+    assert found
+    for schedule, scenario in found.items():
+        result = CliRunner().invoke(
+            command_line(), ["explore", scenario, "--replay", schedule]
+        )
+        assert result.exit_code == 0 and "LOST" in result.stdout, schedule
