@@ -121,4 +121,5 @@ def test_schedules_in_documents_are_of_today():
         result = CliRunner().invoke(
             command_line(), ["explore", scenario, "--replay", schedule]
         )
-        assert result.exit_code == 0 and "LOST" in result.stdout, schedule
+        assert (result.exit_code, result.stderr) == (0, ""), schedule
+        assert "LOST" in result.stdout, schedule
