@@ -109,7 +109,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         text = f"{metafunc.definition.nodeid}: {error}"
         raise pytest.Collector.CollectError(text) from None
     for name, values in rows.items():
-        metafunc.parametrize(name, values)
+        metafunc.parametrize(name, values or [_nothing(name, wanted)])
+
+
+def _nothing(name: str, wanted: Wanted) -> Any:
+    """Return what stands for nothing to test: a test that is skipped, and says why."""
+    what = name.removeprefix("kvmarch_")
+    tier = f" of an architecture that reaches tier {wanted.tier}"
+    reason = f"there is no {what}{tier if wanted.tier <= 5 else ' that was asked for'}"
+    return pytest.param(None, marks=[pytest.mark.skip(reason=reason)], id="none")
 
 
 def _cases(wanted: Wanted, there: Plugins) -> list[Any]:

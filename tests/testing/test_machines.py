@@ -98,3 +98,21 @@ def test_another_status(kvmarch_run):
     assert ran.counts == {"passed": 1, "failed": 1}, ran.text
     assert "kvmarch run no_such: status 2, not 0" in ran.text
     assert "unknown scenario 'no_such'" in ran.text
+
+
+def test_where_there_is_nothing_to_test_it_says_so(project):
+    project.write(
+        "test_it.py",
+        TEST
+        + """
+def test_it(kvmarch_scenario):
+    raise AssertionError
+""",
+    )
+
+    ran = project.pytest("-rs")
+    assert ran.counts == {"skipped": 1}, ran.text
+    assert "there is no scenario of an architecture that reaches tier 2" in ran.text
+    ran = project.pytest("-rs", "--kvmarch-arch=x86")
+    assert ran.counts == {"skipped": 1}, ran.text
+    assert "there is no scenario that was asked for" in ran.text
