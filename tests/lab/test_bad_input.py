@@ -17,6 +17,8 @@ import pytest
 
 pytest.importorskip("numpy")
 
+from kvmarch.lab.fetch import KEYRING
+
 STAND_IN = Path(__file__).with_name("stand_in.py")
 LONG = 60
 """Seconds after which a test gives up."""
@@ -264,4 +266,42 @@ def test_an_argument_is_recorded_as_the_kernel_says_it(bench):
 
     assert run.returncode == 0, err
     assert kept(bench)["module_params"] == {"kvm.mmio_caching": "N"}
+    check_nothing_is_left(bench)
+
+
+APT = """\
+#!/bin/sh
+case "$*" in
+indextargets*) echo "http://here.example/debian bookworm" ;;
+*" search "*) echo "linux-image-6.1.0-9-amd64 - Linux" ;;
+*" download "*)
+    echo half > linux.deb
+    echo $$ > "$STAND_IN_FOLDER/pid"
+    exec sleep 600 ;;
+esac
+"""
+
+
+@pytest.mark.skipif(not KEYRING.exists(), reason="no keys of Debian's")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_download(bench, tmp_path, number):
+    for name in ("apt-get", "apt-cache"):
+        (tmp_path / "bin" / name).write_text(APT)
+        (tmp_path / "bin" / name).chmod(0o755)
+    run = subprocess.Popen(
+        [sys.executable, "-m", "kvmarch", "lab", "fetch", "6.1", "-a", "x86"],
+        cwd=bench.here,
+        env=bench.env,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: (bench.notes / "pid").exists() or run.poll() is not None)
+
+    run.send_signal(number)
+    _out, err = run.communicate(timeout=LONG)
+
+    assert run.returncode == 130, err
+    assert "Traceback" not in err
+    assert not list((tmp_path / "cache").rglob("*.deb"))
+    assert not list((tmp_path / "cache" / "kvmarch").glob(".deb-*"))
     check_nothing_is_left(bench)
