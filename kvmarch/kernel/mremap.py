@@ -16,7 +16,7 @@ from kvmarch.kernel.mmu_notifier import (
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
 )
-from kvmarch.machine.host import Mm
+from kvmarch.machine.host import SOFT_DIRTY, Mm
 from kvmarch.machine.steps import op
 
 moves_several = Choice(
@@ -95,10 +95,14 @@ async def _move_page_tables(mm: Mm, start: int, end: int, to: int) -> None:
 
 @op(name="move PTEs")
 def _move_ptes(mm: Mm, start: int, end: int, to: int) -> None:
+    """Move entries, which are soft-dirty from then on.
+
+    :Kernel: move_ptes(), move_soft_dirty_pte(); seen on ppc64el 6.12.
+    """
     distance = to - start >> mm.page_shift
     for vpn, entry, pages in list(mm.mapped(start, end)):
         mm.set_entry(vpn, 0, pages)
-        mm.set_entry(vpn + distance, entry, pages)
+        mm.set_entry(vpn + distance, entry | SOFT_DIRTY, pages)
     first, stop = start >> mm.page_shift, -(-end >> mm.page_shift)
     for vpn in [vpn for vpn in mm.swapped if first <= vpn < stop]:
         mm.swapped[vpn + distance] = mm.swapped.pop(vpn)

@@ -9,7 +9,7 @@ from kvmarch.kernel.memory_region import Region, set_memory_region
 from kvmarch.kernel.mmap import mprotect, munmap, populate
 from kvmarch.kernel.mremap import mremap
 from kvmarch.kernel.reclaim import reclaim
-from kvmarch.machine.host import PFN_SHIFT, Vma
+from kvmarch.machine.host import DIRTY, PFN_SHIFT, SOFT_DIRTY, WRITE, Vma
 
 BIG = 0x7F80_0000_0000
 PAGE = 4096
@@ -75,6 +75,15 @@ def test_the_old_range_is_told_of_when_it_moves_and_when_it_goes(bench, release)
 
     assert brackets(one) == [(1, 3), (1, 3)]
     assert one.vm.mmu_invalidate_in_progress == 0
+
+
+def test_what_moves_is_soft_dirty(one):
+    one.mm.ptes[one.vpn(0)] &= ~(SOFT_DIRTY | WRITE | DIRTY)
+
+    one.do(mremap(one.mm, one.at(0), one.at(2), one.at(0x100)))
+
+    entry = one.mm.pte(one.vpn(0x100))
+    assert entry & (SOFT_DIRTY | WRITE | DIRTY) == SOFT_DIRTY
 
 
 def test_what_is_swapped_out_moves_too(one):
