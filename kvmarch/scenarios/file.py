@@ -4,7 +4,7 @@ A scenario says what memory and VM there are, what each task does, what a compar
 shows of it, and what is expected where.
 """
 
-__all__ = ["find", "library", "load", "load_all", "scenario_of"]
+__all__ = ["find", "library", "line_of", "load", "load_all", "scenario_of"]
 
 import tomllib
 from collections.abc import Callable, Mapping
@@ -113,6 +113,19 @@ def scenario_of(raw: Mapping[str, Any], path: Path) -> Scenario:
     :raises ScenarioError: with the file, the place and what would be accepted.
     """
     return _Reader(path).scenario(deepcopy(dict(raw)))
+
+
+def line_of(text: str, memory: Memory, vcpus: int) -> StepLine:
+    """Return one line of a task, as it would stand in a file.
+
+    :param memory: the only one that the line may name.
+    :param vcpus: how many vCPUs there are.
+    :raises ScenarioError: with what would be accepted.
+    """
+    reader = _Reader(Path("a line"))
+    reader.vcpus = vcpus
+    reader.known[memory.name] = memory
+    return reader.line(text, repr(text))
 
 
 class _Reader:

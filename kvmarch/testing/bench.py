@@ -15,6 +15,9 @@ from kvmarch.machine.host import PFN_SHIFT, Vma
 from kvmarch.machine.run import Outcome, Task, begin, run, run_path, take_step
 from kvmarch.machine.steps import Path
 from kvmarch.machine.world import World
+from kvmarch.scenarios.file import line_of
+from kvmarch.scenarios.records import Memory
+from kvmarch.scenarios.verbs import Context, find_verb, make_gpcs, values
 
 HVA = 0x7F00_0000_0000
 """Where a bench's memory begins in the process."""
@@ -174,6 +177,17 @@ class Bench(Driver):
         if pages:
             self.mm.add_vma(Vma(HVA, self.at(pages), huge=thp, mergeable=True))
             populate(self.mm, HVA, self.at(pages), huge=thp)
+        ram = HVA, pages * self.page
+        self._context = Context(self.machine, {"ram": ram}, leave=k.arch_info.leaves_by)
+
+    def do(self, what: Any, name: str = "main") -> Any:
+        """Run a path, a step, or a line of a scenario to its end; return its result."""
+        return super().do(self.line(what) if isinstance(what, str) else what, name)
+
+    def actor(self, name: str, what: Any) -> Actor:
+        """Return a task that the test moves by hand; a line of a scenario may be it."""
+        path = self.line(what) if isinstance(what, str) else what
+        return super().actor(name, path)
 
     def at(self, page: int) -> int:
         """Return the hva of a page."""
@@ -196,6 +210,18 @@ class Bench(Driver):
     def access(self, gfn: int, how: str = "read") -> Any:
         """Let the guest make one access, and stay in the guest."""
         return self.do(guest_access(self.vcpu, gfn, how), "vcpu0")
+
+    def line(self, text: str) -> Path[Any]:
+        """Return the path of a scenario's line: ``dontneed memory=ram page=2 pages=1``.
+
+        Every verb of scenarios can be written; the bench's memory is ``ram``.
+
+        :raises ScenarioError: with what would be accepted.
+        """
+        line = line_of(text, Memory("ram", self.pages), len(self.vm.vcpus))
+        make_gpcs(self._context, (line,))
+        known = find_verb(self.k, line.verb)
+        return known.make(self._context, values(known, line.args))
 
     def entry(self, gfn: int) -> int:
         """Return the lowest entry of a gfn."""

@@ -4,8 +4,6 @@ from errno import ENOMEM
 
 import pytest
 from kvmarch import LOG_DIRTY_PAGES
-from kvmarch.kernel.dirty_log import get_dirty_log
-from kvmarch.kernel.mmap import madvise_dontneed
 from kvmarch.kernel.mmu_notifier import (
     mmu_notifier_clear_flush_young,
     mmu_notifier_clear_young,
@@ -30,13 +28,13 @@ def test_the_table_of_section_6(kvmarch_bench):
     assert flags(one, 2) == 0x291
     one.access(2, "write")
     assert flags(one, 2) == 0x393
-    assert one.do(get_dirty_log(one.vm, 0)) == (0, 0b100)
+    assert one.do("dirty_get id=0") == (0, 0b100)
     assert flags(one, 2) == 0x291
     assert one.do(mmu_notifier_clear_flush_young(*span))
     assert flags(one, 2) == 0x290
     one.access(2, "write")
     assert flags(one, 2) == 0x393
-    one.do(madvise_dontneed(*span))
+    one.do("dontneed memory=ram page=2 pages=1")
     assert one.k.entry.fn(one.vm, 2) == (0, 0)
     assert one.lost == []
 
@@ -70,7 +68,7 @@ def test_a_flush_is_a_new_vpid_of_every_vcpu(kvmarch_bench, release):
     one.slot()
     one.access(2)
     before = one.vcpu.arch.vpid
-    one.do(madvise_dontneed(one.mm, one.at(2), one.at(3)))
+    one.do("dontneed memory=ram page=2 pages=1")
     one.access(2)
 
     assert one.vcpu.arch.vpid == before + 1
@@ -122,7 +120,7 @@ def test_a_walker_sets_d_where_w_is_left(kvmarch_bench, release, ptw, exits):
 
     after = sum(one.vcpu.exits[why] for why in ("invalid", "modified"))
     assert after - before == exits
-    assert one.do(get_dirty_log(one.vm, 0)) == (0, 0b100 if exits else 0)
+    assert one.do("dirty_get id=0") == (0, 0b100 if exits else 0)
 
 
 @pytest.mark.parametrize(

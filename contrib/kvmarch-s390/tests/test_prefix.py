@@ -2,10 +2,7 @@
 
 import pytest
 from kvmarch import LOG_DIRTY_PAGES
-from kvmarch.kernel.dirty_log import get_dirty_log
-from kvmarch.kernel.mmap import madvise_dontneed, mprotect
 from kvmarch.kernel.mmu_notifier import mmu_notifier_clear_flush_young
-from kvmarch.kernel.reclaim import migrate
 from kvmarch.kernel.vcpu import run_guest
 
 from kvmarch_s390.prefix import pages_of, vcpu_load
@@ -29,25 +26,18 @@ def test_a_vcpu_enters_with_its_prefix_mapped_and_marked(kvmarch_bench, release)
 
 @RELEASES
 @pytest.mark.parametrize(
-    "change",
-    [
-        pytest.param(lambda one, at: migrate(one.mm, at), id="migrate"),
-        pytest.param(
-            lambda one, at: madvise_dontneed(one.mm, at, at + 4096), id="dontneed"
-        ),
-        pytest.param(
-            lambda one, at: mprotect(one.mm, at, at + 4096, write=False), id="mprotect"
-        ),
-    ],
+    ("verb", "more"),
+    [("migrate", ""), ("dontneed", " pages=1"), ("mprotect", " pages=1 prot=r")],
+    ids=["migrate", "dontneed", "mprotect"],
 )
-def test_who_takes_it_away_makes_the_vcpu_leave(kvmarch_bench, release, change):
+def test_who_takes_it_away_makes_the_vcpu_leave(kvmarch_bench, release, verb, more):
     one = kvmarch_bench(release, prefix=True)
     one.slot()
     one.access(5)
-    one.do(change(one, one.at(4)))
+    one.do(f"{verb} memory=ram page=4{more}")
     assert (one.vcpu.mode, one.vcpu.exits["kick"]) == ("in_guest", 0)
 
-    one.do(change(one, one.at(1)))
+    one.do(f"{verb} memory=ram page=1{more}")
 
     assert (one.vcpu.mode, one.vcpu.exits["kick"]) == ("outside", 1)
     assert vcpu_load(one.vcpu)
@@ -59,7 +49,7 @@ def test_the_prefix_is_refreshed_before_the_next_entry(kvmarch_bench, release):
     one = kvmarch_bench(release, prefix=True)
     one.slot()
     one.access(5)
-    one.do(migrate(one.mm, one.at(0)))
+    one.do("migrate memory=ram page=0")
 
     assert one.access(5) == "done"
     assert not vcpu_load(one.vcpu)
@@ -84,7 +74,7 @@ def test_a_prefix_page_in_the_dirty_log(kvmarch_bench, release):
     one = kvmarch_bench(release, prefix=True)
     one.slot(flags=LOG_DIRTY_PAGES)
     one.access(5)
-    logs = [one.do(get_dirty_log(one.vm, 0))[1] & 0b11 for _ in range(2)]
+    logs = [one.do("dirty_get id=0")[1] & 0b11 for _ in range(2)]
 
     # From v7.0 on the page is left writable while its vCPU is in SIE.
     assert logs == ([3, 3] if release >= (7, 0) else [3, 0])
@@ -98,8 +88,8 @@ def test_a_guest_and_the_host_at_once(kvmarch_bench, release):
     one.slot()
     accesses = tuple((how, gfn) for gfn in (0, 1, 5) for how in ("read", "write"))
     guest = one.actor("vcpu0", run_guest(one.vcpu, accesses, "hlt"))
-    moving = one.actor("kcompactd", migrate(one.mm, one.at(0)))
-    zapping = one.actor("zap", madvise_dontneed(one.mm, one.at(1), one.at(2)))
+    moving = one.actor("kcompactd", "migrate memory=ram page=0")
+    zapping = one.actor("zap", "dontneed memory=ram page=1 pages=1")
     one.interleave(guest, moving, zapping, turn=3)
 
     assert guest.task.result == "hlt"

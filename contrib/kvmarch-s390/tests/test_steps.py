@@ -4,17 +4,11 @@ from errno import EINVAL
 
 import pytest
 from kvmarch import LOG_DIRTY_PAGES, EntryError, KvmarchError
-from kvmarch.kernel.dirty_log import get_dirty_log
-from kvmarch.kernel.ksm import ksm_scan
-from kvmarch.kernel.memory_region import Region, set_memory_region
-from kvmarch.kernel.mmap import exit_mmap, madvise_dontneed, mprotect, touch_pages
 from kvmarch.kernel.mmu_notifier import mmu_notifier_clear_flush_young
-from kvmarch.kernel.reclaim import age, migrate
 
 pytestmark = pytest.mark.kvmarch(arch="s390")
 
 HOLE = 0x0001000500000400
-DELETE = Region(0, 0, 0, 0, 0)
 SHARED = pytest.mark.parametrize(
     "release", [(4, 11), (5, 4), (6, 13), (6, 14), (6, 19)]
 )
@@ -41,17 +35,17 @@ def test_the_step_table_of_section_7(kvmarch_bench, release):
     one.access(2, "write")
     assert bits(one, 2) == 0x02F
     assert one.host.pages[one.pfn(2)].dirty
-    assert one.do(get_dirty_log(one.vm, 0)) == (0, 0b100)
+    assert one.do("dirty_get id=0") == (0, 0b100)
     assert bits(one, 2) == 0x22D
     one.access(2, "write")
     assert bits(one, 2) == 0x02F
     assert one.do(mmu_notifier_clear_flush_young(*span))
     assert bits(one, 2) == 0x623
-    assert one.do(get_dirty_log(one.vm, 0)) == (0, 0b100)
+    assert one.do("dirty_get id=0") == (0, 0b100)
     assert bits(one, 2) == 0x621
-    one.do(madvise_dontneed(*span))
+    one.do("dontneed memory=ram page=2 pages=1")
     assert one.entry(2) == 0x400
-    one.do(set_memory_region(one.vm, DELETE))
+    one.do("slot_delete id=0")
     assert one.entry(2) & ~0xFFF == HOLE & ~0xFFF
     assert one.access(2) == "exception"
     assert one.lost == []
@@ -75,7 +69,7 @@ def test_deleting_frees_the_tables_that_are_covered(kvmarch_bench):
     one.access(0)
     one.access(300)
     tables = len(one.vm.tables.live)
-    one.do(set_memory_region(one.vm, DELETE))
+    one.do("slot_delete id=0")
 
     assert tables == len(before) + 3
     # Both segments were covered, their table was not.
@@ -87,7 +81,7 @@ def test_tables_outlive_the_process(kvmarch_bench):
     one.slot()
     one.access(2)
     entry = one.entry(2)
-    one.do(exit_mmap(one.mm))
+    one.do("exit_mm")
 
     assert one.entry(2) == entry
 
@@ -96,7 +90,7 @@ def test_every_flush_is_an_instruction(kvmarch_bench):
     one = kvmarch_bench(vcpus=2)
     one.slot()
     one.access(2, "write")
-    one.do(migrate(one.mm, one.at(2)))
+    one.do("migrate memory=ram page=2")
 
     assert one.named("tlb_invalidate")
     assert not one.named("kvm_make_all_cpus_request")
@@ -111,8 +105,8 @@ def test_the_guest_meets_what_the_host_does_at_once(kvmarch_bench, release):
     one.slot()
     one.access(2, "write")
     exits = sum(one.vcpu.exits.values())
-    one.do(touch_pages(one.mm, one.hva, (7, 7, 7)))
-    one.do(ksm_scan(one.mm))
+    one.do("touch memory=ram pages=3 value=7")
+    one.do("ksm_merge memory=ram")
     shared = one.pfn(2)
 
     assert one.mm.subscriptions is None
@@ -131,7 +125,7 @@ def test_ipte_drops_the_guest_s_translation(kvmarch_bench, release):
     one.slot()
     one.access(2, "write")
     before = len(one.vcpu.tlb.entries)
-    one.do(mprotect(one.mm, one.at(2), one.at(3), write=False))
+    one.do("mprotect memory=ram page=2 pages=1 prot=r")
 
     assert (before, len(one.vcpu.tlb.entries)) == (1, 0)
     assert one.access(2, "read") == "done"
@@ -143,11 +137,11 @@ def test_the_host_s_young_bit_serves_both(kvmarch_bench):
     one.slot()
     one.access(2)
 
-    assert one.do(age(one.mm, one.at(2), one.at(3), "clear_young"))
+    assert one.do("age memory=ram page=2 pages=1 how=clear_young")
     assert bits(one, 2) & 0x400
-    assert not one.do(age(one.mm, one.at(2), one.at(3), "clear_young"))
+    assert not one.do("age memory=ram page=2 pages=1 how=clear_young")
     one.access(2)
-    assert one.do(age(one.mm, one.at(2), one.at(3), "clear_young"))
+    assert one.do("age memory=ram page=2 pages=1 how=clear_young")
 
 
 @SHARED
@@ -155,31 +149,31 @@ def test_user_dirty_survives_an_unmap(kvmarch_bench, release):
     one = kvmarch_bench(release)
     one.slot(flags=LOG_DIRTY_PAGES)
     # What the user wrote himself counts, too, once gmap leads to it.
-    assert one.do(get_dirty_log(one.vm, 0)) == (0, 0)
+    assert one.do("dirty_get id=0") == (0, 0)
     one.access(2)
-    assert one.do(get_dirty_log(one.vm, 0)) == (0, 0xFFFF)
-    assert one.do(get_dirty_log(one.vm, 0)) == (0, 0)
+    assert one.do("dirty_get id=0") == (0, 0xFFFF)
+    assert one.do("dirty_get id=0") == (0, 0)
     one.access(2, "write")
-    one.do(madvise_dontneed(one.mm, one.at(2), one.at(3)))
+    one.do("dontneed memory=ram page=2 pages=1")
     one.access(2)
 
-    assert one.do(get_dirty_log(one.vm, 0)) == (0, 0b100)
+    assert one.do("dirty_get id=0") == (0, 0b100)
 
 
 def test_a_logged_page_that_is_old_stays_logged_when_it_is_read(kvmarch_bench):
     one = kvmarch_bench((6, 1))
     one.slot(flags=LOG_DIRTY_PAGES)
     one.access(2, "write")
-    one.do(get_dirty_log(one.vm, 0))
-    one.do(age(one.mm, one.at(2), one.at(3), "clear_young"))
+    one.do("dirty_get id=0")
+    one.do("age memory=ram page=2 pages=1 how=clear_young")
     one.access(2)
 
     assert bits(one, 2) == 0x33F
     exits = sum(one.vcpu.exits.values())
-    one.do(age(one.mm, one.at(2), one.at(3), "clear_young"))
+    one.do("age memory=ram page=2 pages=1 how=clear_young")
     one.access(2, "write")
     assert sum(one.vcpu.exits.values()) == exits + 1
-    assert one.do(get_dirty_log(one.vm, 0)) == (0, 0b100)
+    assert one.do("dirty_get id=0") == (0, 0b100)
 
 
 @pytest.mark.parametrize(
