@@ -57,8 +57,18 @@ _BOOT: tuple[Callable[[Any], Any], ...] = (
         metavar="MODULE.NAME=VALUE",
         help="An argument of a module, such as kvm.tdp_mmu=0.",
     ),
-    click.option("--append", default="", metavar="WORDS", help="For the kernel."),
-    click.option("--cpu", default="", metavar="MODEL", help="QEMU's CPU model."),
+    click.option(
+        "--append",
+        default="",
+        metavar="WORDS",
+        help="More words for the kernel's command line.",
+    ),
+    click.option(
+        "--cpu",
+        default="",
+        metavar="MODEL",
+        help="QEMU's CPU model, such as max; that of the architecture if left out.",
+    ),
     click.option(
         "--ram",
         "mib",
@@ -66,7 +76,7 @@ _BOOT: tuple[Callable[[Any], Any], ...] = (
         default=256,
         show_default=True,
         metavar="MIB",
-        help="The machine's memory.",
+        help="The machine's memory, in MiB.",
     ),
     click.option(
         "--limit",
@@ -211,7 +221,7 @@ def fetch(release: str, arch: str, mirror: str | None) -> None:
 @lab.command()
 @boot_options
 @change_options
-@click.option("--seed", type=int, required=True, help="What the sequences come from.")
+@click.option("--seed", type=int, required=True, help="The sequences' number.")
 @click.option(
     "--steps",
     type=click.IntRange(1),
