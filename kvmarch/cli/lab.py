@@ -221,7 +221,9 @@ def fetch(release: str, arch: str, mirror: str | None) -> None:
 @lab.command()
 @boot_options
 @change_options
-@click.option("--seed", type=int, required=True, help="The sequences' number.")
+@click.option(
+    "--seed", type=int, required=True, help="Number that decides the sequences."
+)
 @click.option(
     "--steps",
     type=click.IntRange(1),
