@@ -90,7 +90,7 @@ def print_trace(trace: Any, style: str, output: str | None) -> None:
     """Print a schedule that was followed."""
     from kvmarch.report.trace import render_trace
 
-    emit(render_trace(trace, style), output)
+    emit(render_trace(trace, style), output, trace.status)
 
 
 @click.command()

@@ -68,6 +68,7 @@ class Trace:
     :param explained: show what each step changed, one step below the other.
     :param lost: what was lost at the end, by no step.
     :param cycle: the step from which on it goes round for ever; 0 if it does not.
+    :param status: what the command ends with.
     """
 
     title: str
@@ -78,6 +79,7 @@ class Trace:
     lost: list[Loss] = field(default_factory=list)
     explained: bool = False
     cycle: int = 0
+    status: int = 0
 
     @property
     def around(self) -> int:

@@ -27,10 +27,12 @@ def explain(
     """Explore a scenario until a property is lost, and show its shortest schedule.
 
     :param wanted: the property; the one that is lost first if it is empty.
+    :returns: without a step if nothing is lost; the status is 3 if a bound cut it.
     :raises UnknownNameError: there is no such property.
     """
     check_property(scenario, wanted)
     notes = []
+    status = 0
     for cell, _expected in cells_of(scenario, plugins, choose):
         explored = explore_cell(cell, plugins, how)
         found = [v for v in explored.verdicts if wanted in {"", v.property}]
@@ -39,11 +41,14 @@ def explain(
             return told(explored, found[0], plugins, shortest=shortest)
         cut = explored.search.cut
         where = f"{cell.arch.name} {show_release(cell.release)} {cell.changes}".strip()
-        verdict = f"unknown, cut at {cut}" if cut else "never"
-        states = f"{explored.search.states} states"
-        notes.append(f"{where}: {wanted or 'any property'} {verdict} lost ({states})")
+        what = wanted or "any property"
+        verdict = f"{what} never lost"
+        if cut:
+            verdict = f"whether {what} is lost is unknown, cut at {cut}"
+            status = 3
+        notes.append(f"{where}: {verdict} ({explored.search.states} states)")
     tasks = tuple(task.name for task in scenario.tasks)
-    return Trace(scenario.title, tasks, "", [], notes, explained=True)
+    return Trace(scenario.title, tasks, "", [], notes, explained=True, status=status)
 
 
 def told(

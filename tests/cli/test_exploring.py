@@ -172,6 +172,14 @@ def test_a_schedule_of_all_scenarios_is_refused(kvmarch):
     assert result.stderr == "kvmarch: a schedule is of one SCENARIO, not of --all\n"
 
 
+def test_explain_that_is_cut_says_so_and_is_status_3(kvmarch, race):
+    result = kvmarch("explain", race, "-k", "v6.1", "--states", "2")
+
+    said = "toy v6.1: whether any property is lost is unknown, cut at 2 states ("
+    assert result.exit_code == 3
+    assert said in result.stdout
+
+
 def test_explaining_an_unknown_property_is_refused(kvmarch, race):
     result = kvmarch("explain", race, "--property", "magic")
 
