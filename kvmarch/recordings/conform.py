@@ -89,6 +89,13 @@ def conform(
         Finding(recording.name, "", "parameters", "not compared", note)
         for note in notes
     ]
+    if recording.broken_off:
+        why = "recording broke off here; what came before is compared"
+        findings.append(
+            Finding(
+                recording.name, recording.broken_off, "recording", "not compared", why
+            )
+        )
     findings.extend(comparison.findings())
     return findings
 

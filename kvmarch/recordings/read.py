@@ -13,7 +13,7 @@ __all__ = [
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,8 @@ class Recording:
     :param program: what was done; None if it is the tour.
     :param traces: the trace events that the kernel has and that were switched on; those
         that happened if it is not known.
+    :param broken_off: the stage in which recording ended; it is left out, and so is the
+        rest of the program. Empty if everything was recorded.
     """
 
     name: str
@@ -98,6 +100,7 @@ class Recording:
     stages: tuple[Stage, ...]
     program: Scenario | None = None
     traces: tuple[str, ...] = ()
+    broken_off: str = ""
 
 
 def shipped(folders: tuple[str, ...] = (), *, everything: bool = False) -> list[Path]:
@@ -155,6 +158,10 @@ def load(path: Path) -> Recording:
             where = f"stages[{number}]."
             stages.append(_stage(stage))
         where = ""
+        program, broken_off = _program(raw, path), ""
+        if raw.get("complete") is False:
+            broken_off = stages.pop().name if stages else "setup"
+            program = _before(program, broken_off)
         return Recording(
             path.name,
             _field(raw, "arch", str),
@@ -162,11 +169,26 @@ def load(path: Path) -> Recording:
             _page_size(raw),
             {k: str(v) for k, v in _maybe(raw, "module_params", dict).items()},
             tuple(stages),
-            _program(raw, path),
+            program,
             tuple(str(name) for name in _maybe(raw, "traces", list)),
+            broken_off,
         )
     except (ValueError, TypeError) as error:
         raise RecordingError(f"{path}: {where}{error}") from None
+
+
+def _before(program: Scenario | None, stage: str) -> Scenario | None:
+    """Return a program up to where a stage begins."""
+    if program is None:
+        return None
+    task = program.tasks[0]
+    marks = (
+        at
+        for at, line in enumerate(task.steps)
+        if line.verb == "mark" and line.args["name"] == stage
+    )
+    cut = task.steps[: next(marks, 0)]
+    return replace(program, tasks=(replace(task, steps=cut), *program.tasks[1:]))
 
 
 def _field(table: Any, key: str, kind: type) -> Any:

@@ -13,6 +13,8 @@ from kvmarch.errors import LabError
 from kvmarch.lab.events import Event
 from kvmarch.lab.record import Recorder, check_scenario, program_of, raw_of, text_of
 from kvmarch.lab.sides import Leaf, Look
+from kvmarch.plugins import load as load_plugins
+from kvmarch.recordings.conform import conform
 from kvmarch.recordings.read import Survey, load
 from kvmarch.scenarios.file import find, scenario_of
 from kvmarch.scenarios.file import load as load_scenario
@@ -181,6 +183,40 @@ def test_what_was_recorded_before_an_error_is_kept(tmp_path):
     text = (tmp_path / "out.json").read_text("utf-8")
     assert json.loads(text)["complete"] is False
     assert load(tmp_path / "out.json").stages[0].survey.frames == {"ram": (5, 6, 0, 9)}
+
+
+def test_of_a_recording_that_broke_off_what_came_before_is_compared(tmp_path):
+    steps = ["slot id=0 memory=ram gfn=0", "touch memory=ram", "read gfn=1"]
+    first = replace(LOOKS[0], frames={"ram": (5, 6, 7, 9)})
+    with pytest.raises(LabError, match="died"):
+        recorded([first, LabError("it died")], tmp_path, steps)
+
+    recording = load(tmp_path / "out.json")
+    assert [stage.name for stage in recording.stages] == ["1"]
+    assert recording.broken_off == "2"
+    assert [line.text for line in recording.program.tasks[0].steps] == [
+        "mark name=1",
+        steps[0],
+        "survey name=1",
+    ]
+    found = {
+        (finding.stage, finding.what, finding.verdict)
+        for finding in conform(recording, load_plugins())
+    }
+    assert ("2", "recording", "not compared") in found
+    assert not [row for row in found if row[2] == "differ"]
+
+
+def test_a_recording_without_a_stage_says_so(tmp_path):
+    recorder = Recorder(Session([]), scenario(STEPS, code=0))
+    (tmp_path / "out.json").write_text(text_of(recorder.document()))
+
+    recording = load(tmp_path / "out.json")
+
+    assert recording.broken_off == "setup"
+    assert [finding.verdict for finding in conform(recording, load_plugins())] == [
+        "not compared"
+    ]
 
 
 def test_a_tree_that_was_not_found_is_not_an_empty_one(tmp_path):
