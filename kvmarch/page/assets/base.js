@@ -54,6 +54,12 @@ export function machineOptions({ arch, kernel, machine }) {
 /** A text of the data; each is there once, and told by its number. */
 export const textOf = (number) => DATA.texts[number];
 
+/** A region that scrolls by itself, also by keys. */
+export function scrolling(look, label, ...children) {
+  const about = { class: `${look} scroll`, tabindex: "0", role: "region", "aria-label": label };
+  return make("div", about, ...children);
+}
+
 /** A select without options yet, and what it is called. */
 export function namedSelect(id, text) {
   return make("label", {}, `${text} `, make("select", { id }));

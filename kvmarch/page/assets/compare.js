@@ -1,6 +1,6 @@
 /* The comparison: quantities by architecture, releases side by side. */
 
-import { DATA, byId, machineOptions, make, roving, soft } from "./base.js";
+import { DATA, byId, machineOptions, make, roving, scrolling, soft } from "./base.js";
 import { Filter, panel, sayIfEmpty, scenarioText, span } from "./filter.js";
 import { play } from "./player.js";
 
@@ -46,15 +46,14 @@ function runsOf(cells, from, to) {
   return runs;
 }
 
-function rowDiffers(row, rows, from, to) {
-  const said = (one) => one.cells.slice(from, to + 1).map((cell) => cell.value);
-  const values = new Set(
-    rows
-      .filter((one) => one.quantity === row.quantity)
-      .flatMap(said)
-      .filter((value) => value !== undefined),
-  );
-  return values.size > 1;
+/** Whether a quantity has several values, among these rows and the releases that are seen. */
+function quantityDiffers(quantity, rows) {
+  const values = rows
+    .filter((row) => row.quantity === quantity)
+    .flatMap((row) => row.cells.slice(Filter.from, Filter.to + 1))
+    .map((cell) => cell.value)
+    .filter((value) => value !== undefined);
+  return new Set(values).size > 1;
 }
 
 function rowMatches(row, words) {
@@ -181,42 +180,31 @@ function compareTable(scenario, rows) {
     buttons.filter((row) => row.length),
     (button) => Number(button.dataset.first),
   );
-  const region = make(
-    "div",
-    { class: "scroll", tabindex: "0", role: "region", "aria-label": `Table of ${scenario.name}` },
-    table,
+  return make("div", {}, scrolling("", `Table of ${scenario.name}`, table), detail);
+}
+
+/** The part of one scenario, and its filter. */
+function comparePanel(scenario) {
+  const every = compareRows(scenario);
+  const failed = every.some((row) =>
+    row.cells.some((cell) => (cell.expected || []).some(([, , met]) => !met)),
   );
-  return make("div", {}, region, detail);
+  const note = failed ? make("span", { class: "badge failed" }, "an expectation fails") : null;
+  let rows = every;
+  const one = panel(scenario, note, () => [compareTable(scenario, rows), scenarioText(scenario)]);
+  one.filter = (words) => {
+    const chosen = every.filter((row) => Filter.archs.has(row.arch));
+    rows = chosen.filter(
+      (row) => rowMatches(row, words) && (!Filter.differs || quantityDiffers(row.quantity, chosen)),
+    );
+    one.keep([...rows, span(Filter.from, Filter.to)]);
+    return rows.length;
+  };
+  return one.details;
 }
 
 export function startCompare() {
   const list = byId("compare-list");
-  for (const scenario of DATA.scenarios.filter((one) => one.comparison)) {
-    const every = compareRows(scenario);
-    const failed = every.some((row) =>
-      row.cells.some((cell) => (cell.expected || []).some(([, , met]) => !met)),
-    );
-    const note = failed ? make("span", { class: "badge failed" }, "an expectation fails") : null;
-    let rows = every;
-    const one = panel(scenario, note, () => [compareTable(scenario, rows), scenarioText(scenario)]);
-    one.filter = (words) => {
-      const filtered = every.filter(
-        (row) =>
-          Filter.archs.has(row.arch) &&
-          rowMatches(row, words) &&
-          (!Filter.differs ||
-            rowDiffers(
-              row,
-              every.filter((o) => Filter.archs.has(o.arch)),
-              Filter.from,
-              Filter.to,
-            )),
-      );
-      one.keep([...filtered, span(Filter.from, Filter.to)]);
-      rows = filtered;
-      return rows.length;
-    };
-    list.append(one.details);
-  }
+  list.append(...DATA.scenarios.filter((one) => one.comparison).map(comparePanel));
   sayIfEmpty(list, "None of the chosen scenarios has something to compare.");
 }

@@ -2,6 +2,7 @@
 
 import { DATA, byId, fillSelect, make, plural } from "./base.js";
 
+/** What the reader asks for, and every part, opened or not. Releases by their numbers. */
 export const Filter = {
   archs: new Set(),
   text: "",
@@ -11,11 +12,13 @@ export const Filter = {
   panels: [],
 };
 
+/** The releases from one to another, in words. */
 export function span(first, last) {
   const names = DATA.releases;
   return first === last ? names[first] : `${names[first]} to ${names[last]}`;
 }
 
+/** What a scenario does and where it comes from, to be opened. */
 export function scenarioText(scenario) {
   const tasks = scenario.tasks.map(([name, lines]) =>
     make("div", {}, make("b", {}, name), make("pre", {}, lines.join("\n"))),
@@ -45,7 +48,7 @@ export function panel(scenario, extra, fill) {
     extra,
   );
   const details = make("details", { class: "panel" }, summary, body);
-  const one = { details, stale: true, changed: true, made: [], scenario };
+  const one = { details, stale: true, changed: true, made: [] };
   one.draw = () => {
     if (!one.stale) return;
     body.replaceChildren(...fill());

@@ -303,7 +303,7 @@ function drawFormats() {
   }
 }
 
-/** The two releases to begin with: the first and the last that differ. */
+/** The two releases to begin with: the oldest and the newest that have such a machine. */
 function farthest(sets) {
   const there = sets.map((set, n) => [set, n]).filter(([set]) => set >= 0);
   if (!there.length) return [0, sets.length - 1];

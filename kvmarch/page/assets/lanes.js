@@ -1,6 +1,6 @@
 /* The lanes of a schedule: a row for each step, a column for each task. */
 
-import { make, plural, soft, textOf } from "./base.js";
+import { make, plural, scrolling, soft, textOf } from "./base.js";
 import { holdings } from "./states.js";
 
 /** What a step does, in one line. */
@@ -40,14 +40,9 @@ export function lanesOf(trace, go) {
     lines.splice(trace.cycle - 1, 0, make("tr", { class: "cycle" }, cell));
   }
   const heads = trace.tasks.map((task) => make("th", { scope: "col" }, task, make("small")));
-  const element = make(
-    "div",
-    {
-      class: "lanes scroll",
-      tabindex: "0",
-      role: "region",
-      "aria-label": `${plural(rows.length, "step")}, one lane for each task; arrow keys step`,
-    },
+  const element = scrolling(
+    "lanes",
+    `${plural(rows.length, "step")}, one lane for each task; arrow keys step`,
     make(
       "table",
       {},

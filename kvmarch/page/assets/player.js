@@ -9,6 +9,7 @@ import {
   make,
   namedSelect,
   plural,
+  scrolling,
   soft,
   textOf,
 } from "./base.js";
@@ -183,12 +184,7 @@ function buildStage() {
     controls: controlsOf(trace),
     live: make("p", { class: "live", "aria-live": "polite", "aria-atomic": "true" }),
     changes: make("div", { class: "changes" }),
-    state: make("div", {
-      class: "state scroll",
-      tabindex: "0",
-      role: "region",
-      "aria-label": "State after the step",
-    }),
+    state: scrolling("state", "State after the step"),
     trees: make("div", { class: "trees" }),
   };
   Player.parts = parts;

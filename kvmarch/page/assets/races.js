@@ -1,6 +1,6 @@
 /* What the search of all interleavings says: kernels down, architectures across. */
 
-import { DATA, byId, machineOptions, make, releaseOrder, roving } from "./base.js";
+import { DATA, byId, machineOptions, make, releaseOrder, roving, scrolling } from "./base.js";
 import { Filter, panel, sayIfEmpty, scenarioText } from "./filter.js";
 import { play } from "./player.js";
 
@@ -144,13 +144,7 @@ function racesTable(scenario, kernels, archs) {
     table,
     rows.filter((row) => row.length),
   );
-  const about = {
-    class: "scroll",
-    tabindex: "0",
-    role: "region",
-    "aria-label": `Verdicts of ${scenario.name}`,
-  };
-  return make("div", {}, make("div", about, table), detail);
+  return make("div", {}, scrolling("", `Verdicts of ${scenario.name}`, table), detail);
 }
 
 /** Whether the filter lets a kernel through, of which these cells are seen. */
