@@ -3,14 +3,31 @@
 Models mm/huge_memory.c; the notification is that of generic facts 2.14.
 """
 
-__all__ = ["CHOICES", "split_edges", "split_huge", "split_partial", "split_pmd"]
+__all__ = [
+    "CHOICES",
+    "split_edges",
+    "split_huge",
+    "split_huge_page",
+    "split_partial",
+    "split_pmd",
+]
 
 from kvmarch.changes import Choice
 from kvmarch.kernel.mmu_notifier import (
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
 )
-from kvmarch.machine.host import DIRTY, PFN_SHIFT, PMD_TABLE_SHIFT, SPECIAL, Mm
+from kvmarch.machine.host import (
+    DIRTY,
+    EXEC,
+    PFN_SHIFT,
+    PMD_TABLE_SHIFT,
+    PRESENT,
+    SOFT_DIRTY,
+    SPECIAL,
+    YOUNG,
+    Mm,
+)
 from kvmarch.machine.steps import op
 
 split_keeps_dirty = Choice(
@@ -114,4 +131,86 @@ def split_edges(mm: Mm, start: int, end: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-CHOICES = (split_keeps_dirty,)
+# -- huge pages that are split for good --------------------------------------------
+
+splits_in_bracket = Choice(
+    "splits_in_bracket",
+    "whether the bracket in which a huge page is unmapped has the split of its PMD",
+)
+splits_in_bracket.add(False)
+splits_in_bracket.add(True, "splits-in-bracket")
+maps_zeroes = Choice(
+    "maps_zeroes",
+    "whether pages of zeroes become the zero page when a huge page is split",
+)
+maps_zeroes.add(False)
+maps_zeroes.add(True, "split-maps-zeroes")
+
+
+@op(name="may the huge page be split?")
+def _extent(mm: Mm, pfn: int) -> tuple[int, int]:
+    """Return the first page of a huge page and how many it has; none if it is held.
+
+    The caller holds it by one reference.
+    """
+    pages = mm.host.pages
+    count = 1 << pages[pfn].order
+    head = pfn // count * count
+    held = sum(
+        pages[each].refs - pages[each].maps for each in range(head, head + count)
+    )
+    return (head, count) if held == 1 else (head, 0)
+
+
+@op(name="split huge page")
+def _split_page(mm: Mm, head: int, count: int) -> None:
+    """Make base pages of a huge page; map the zero page in place of zeroes."""
+    host = mm.host
+    inside = range(head, head + count)
+    for pfn in inside:
+        host.pages[pfn].order = 0
+    if not mm.k.maps_zeroes:
+        return
+    bits = SPECIAL | PRESENT | YOUNG
+    for each in mm.family():
+        for vpn, entry in list(each.ptes.items()):
+            pfn = entry >> PFN_SHIFT
+            if pfn in inside and host.pages[pfn].content == 0:
+                kept = bits | entry & (EXEC | SOFT_DIRTY)
+                each.set_pte(vpn, host.zero_pfn << PFN_SHIFT | kept)
+                host.pages[pfn].maps -= 1
+                host.put(pfn)
+
+
+async def split_huge_page(mm: Mm, vpn: int, pfn: int) -> bool:
+    """Split a huge page for good, wherever an mm and its children map it.
+
+    Notifiers are told of each VMA that has part of it, see ``splits_in_bracket``.
+    Simplified: the entries are not migration entries meanwhile; harmless because
+    whoever maps a page in between is told when KSM protects it. All that is mapped of
+    it is taken to be where the page at hand says.
+
+    :Kernel: split_huge_page(), unmap_folio(), try_to_migrate_one() (event CLEAR).
+    :param vpn: where a page of it is mapped; ``pfn`` is that page, which the caller
+        holds.
+    :returns: False if somebody else holds it.
+    """
+    head, count = await _extent(mm, pfn)
+    if not count:
+        return False
+    shift = mm.page_shift
+    start = vpn - (pfn - head) << shift
+    end = start + (count << shift)
+    for each in mm.family():
+        for first, stop in each.parts(start, end):
+            if not mm.k.splits_in_bracket:
+                await split_huge(each, first)
+            await mmu_notifier_invalidate_range_start(each, first, stop)
+            async with each.ptl.write():
+                await _split(each, start >> shift)
+            await mmu_notifier_invalidate_range_end(each, first, stop)
+    await _split_page(mm, head, count)
+    return True
+
+
+CHOICES = (split_keeps_dirty, splits_in_bracket, maps_zeroes)

@@ -13,12 +13,13 @@ __all__ = [
     "write_protect_page",
 ]
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from kvmarch.changes import Choice
 from kvmarch.kernel.gup import ptep_clear_flush, set_pte_at, wp_page_copy
-from kvmarch.kernel.huge_memory import split_edges, split_huge
+from kvmarch.kernel.huge_memory import split_edges, split_huge, split_huge_page
 from kvmarch.machine.host import (
     DIRTY,
     EXEC,
@@ -128,7 +129,21 @@ def _may_merge(mm: Mm, vpn: int) -> bool:
     return vma is not None and vma.mergeable
 
 
-async def _make_ksm_page(mm: Mm, vpn: int, pfn: int) -> bool:
+async def _protect(root: Mm, mm: Mm, vpn: int, pfn: int) -> int:
+    """Protect a page that is to be merged; split the huge page that it is part of.
+
+    :param root: the mm whose children share pages with it.
+    :returns: the PTE as it is now; 0 if it was left alone.
+    """
+    if mm.host.pages[pfn].order:
+        split = await split_huge_page(root, vpn, pfn)
+        if not split:
+            return 0
+    entry: int = await write_protect_page(mm, vpn, pfn)
+    return entry
+
+
+async def _make_ksm_page(root: Mm, mm: Mm, vpn: int, pfn: int) -> bool:
     """Make a KSM page of a page; return whether it is one.
 
     :Kernel: try_to_merge_one_page() without a KSM page to merge into.
@@ -136,14 +151,14 @@ async def _make_ksm_page(mm: Mm, vpn: int, pfn: int) -> bool:
     made = False
     async with mm.mmap_lock.read():
         if _may_merge(mm, vpn):
-            protected = await write_protect_page(mm, vpn, pfn)
+            protected = await _protect(root, mm, vpn, pfn)
             if protected:
                 await _becomes_ksm(mm, pfn)
                 made = True
     return made
 
 
-async def _merge_into(mm: Mm, vpn: int, pfn: int, kpage: int) -> bool:
+async def _merge_into(root: Mm, mm: Mm, vpn: int, pfn: int, kpage: int) -> bool:
     """Merge a page into a KSM page; return whether it was given up.
 
     :Kernel: try_to_merge_with_ksm_page(), try_to_merge_one_page().
@@ -151,7 +166,7 @@ async def _merge_into(mm: Mm, vpn: int, pfn: int, kpage: int) -> bool:
     merged = False
     async with mm.mmap_lock.read():
         if _may_merge(mm, vpn):
-            protected = await write_protect_page(mm, vpn, pfn)
+            protected = await _protect(root, mm, vpn, pfn)
             if protected:
                 same = await _same_content(mm, pfn, kpage)
                 if same:
@@ -195,38 +210,47 @@ class _Pair(NamedTuple):
 
 
 def _mergeable_pages(mms: tuple[Mm, ...]) -> Iterator[tuple[int, int, int]]:
-    """Yield what ksmd looks at, in its order: number of the mm, virtual page, pfn.
-
-    Simplified: it splits a huge page that has the like of one of its pages; here
-    huge pages are left alone.
-    """
+    """Yield what ksmd looks at, in its order: number of the mm, virtual page, pfn."""
     for number, mm in enumerate(mms):
         for vma in mm.vmas:
             if vma.mergeable:
-                for vpn, entry, pages in mm.mapped(vma.start, vma.end):
-                    if pages == 1 and entry & PRESENT:
-                        yield number, vpn, entry >> PFN_SHIFT
+                for first, entry, pages in mm.mapped(vma.start, vma.end):
+                    if entry & PRESENT:
+                        pfn = entry >> PFN_SHIFT
+                        for offset in range(pages):
+                            yield number, first + offset, pfn + offset
+
+
+max_page_sharing = Choice("max_page_sharing", "how often a KSM page may be mapped")
+max_page_sharing.add(math.inf)
+max_page_sharing.add(256, "ksm-sharing-limit")
 
 
 def _stable_tree(mms: tuple[Mm, ...]) -> dict[Any, int]:
-    """Return the KSM pages that are mapped, by content.
+    """Return the KSM pages into which others may be merged, by content.
 
-    Simplified: one page per content takes any number of mappings, where the kernel
-    begins another after 256 (max_page_sharing).
+    :Kernel: stable_node_dup(): of several it is the one that is shared most.
     """
-    pages = mms[0].host.pages
+    pages, limit = mms[0].host.pages, mms[0].k.max_page_sharing
     mapped = {
         entry >> PFN_SHIFT
         for mm in mms
         for entry in mm.ptes.values()
         if entry & PRESENT
     }
-    found = sorted((pfn for pfn in mapped if pages[pfn].kind == "ksm"), reverse=True)
-    return {pages[pfn].content: pfn for pfn in found}
+    found = [
+        pages[pfn]
+        for pfn in sorted(mapped, reverse=True)
+        if pages[pfn].kind == "ksm" and pages[pfn].maps < limit
+    ]
+    found.sort(key=lambda page: page.maps)
+    return {page.content: page.pfn for page in found}
 
 
 @op(name="scan for equal pages")
-def _next_pair(first: Mm, after: _Place) -> Any:
+def _next_pair(
+    first: Mm, after: _Place, again: bool, failed: tuple[_Place, ...]
+) -> Any:
     """Go on from a place to the next page that has its like; hold both.
 
     Simplified: all that lies between is looked at in one step. That loses nothing:
@@ -234,6 +258,9 @@ def _next_pair(first: Mm, after: _Place) -> Any:
 
     :Kernel: scan_get_next_rmap_item(), stable_tree_search(),
         unstable_tree_search_insert().
+    :param again: there is to be one scan more.
+    :param failed: where pages were not merged that have their like: the unstable tree
+        does not take these.
     :returns: a :class:`_Pair`; None at the end of the last scan.
     """
     mms = first.family()
@@ -248,7 +275,8 @@ def _next_pair(first: Mm, after: _Place) -> Any:
     ]
     # Before v6.11 a page that is like a KSM page is merged when it is met first; what
     # is like other new pages, when a second full scan finds it unchanged.
-    scans = ("stable", "both") if first.k.searches_first else ("both",)
+    scans = ["stable", "both"] if first.k.searches_first else ["both"]
+    scans += ["both"] if again else []
     for scan in range(after.scan, len(scans)):
         unstable: dict[Any, tuple[int, int, int]] = {}
         for number, vpn, pfn in looked_at:
@@ -259,7 +287,8 @@ def _next_pair(first: Mm, after: _Place) -> Any:
             elif scans[scan] == "stable":
                 continue
             elif content not in unstable:
-                unstable[content] = number, vpn, pfn
+                if place not in failed:
+                    unstable[content] = number, vpn, pfn
                 continue
             elif place <= after or unstable[content][2] == pfn:
                 # After a fork both find the same page.
@@ -274,9 +303,14 @@ def _next_pair(first: Mm, after: _Place) -> Any:
 
 
 @op(name="put pages")
-def _put_pages(mm: Mm, one: int, other: int) -> None:
-    mm.host.put(one)
-    mm.host.put(other)
+def _put_pages(mm: Mm, *pfns: int) -> None:
+    for pfn in pfns:
+        mm.host.put(pfn)
+
+
+def _in_one_huge_page(mm: Mm, one: int, other: int) -> bool:
+    count = 1 << mm.host.pages[one].order
+    return count > 1 and one // count == other // count
 
 
 async def ksm_scan(mm: Mm) -> int:
@@ -291,25 +325,37 @@ async def ksm_scan(mm: Mm) -> int:
     """
     merged = 0
     after = _Place(0, 0, -1)
+    again = False
+    failed: tuple[_Place, ...] = ()
     while True:
-        pair: _Pair | None = await _next_pair(mm, after)
+        pair: _Pair | None = await _next_pair(mm, after, again, failed)
         if pair is None:
             return merged
         after = pair.place
+        done = False
+        here = pair.mm, pair.vpn, pair.pfn
         if pair.other_mm is None:
-            done = await _merge_into(pair.mm, pair.vpn, pair.pfn, pair.other)
-            merged += done
+            done = await _merge_into(mm, *here, pair.other)
         else:
-            made = await _make_ksm_page(pair.mm, pair.vpn, pair.pfn)
+            there = pair.other_mm, pair.other_vpn, pair.other
+            made = await _make_ksm_page(mm, *here)
             if made:
-                done = await _merge_into(
-                    pair.other_mm, pair.other_vpn, pair.other, pair.pfn
-                )
-                merged += done
+                done = await _merge_into(mm, *there, pair.pfn)
                 if not done:
                     # break_cow(): a KSM page that only one PTE maps is undone.
                     await _break_cow(pair.mm, pair.vpn)
-        await _put_pages(mm, pair.pfn, pair.other)
+        merged += done
+        if not done:
+            failed = (*failed, after)
+        if pair.other_mm is None or not _in_one_huge_page(mm, pair.pfn, pair.other):
+            await _put_pages(mm, pair.pfn, pair.other)
+        else:
+            # Each page that is held keeps the other from being split; what was one page
+            # is merged by the next scan.
+            await _put_pages(mm, pair.other)
+            split = await split_huge_page(mm, pair.vpn, pair.pfn)
+            again = again or split
+            await _put_pages(mm, pair.pfn)
 
 
 async def _break_cow(mm: Mm, vpn: int) -> None:
@@ -417,4 +463,4 @@ async def madvise_unmergeable(mm: Mm, start: int, end: int) -> None:
                 await split_huge(mm, hva)
 
 
-CHOICES = (searches_first, unmerged_writable)
+CHOICES = (searches_first, max_page_sharing, unmerged_writable)

@@ -459,6 +459,9 @@ def populate(mm: Mm, start: int, end: int, *, huge: bool = False) -> None:
         if huge and mm.pmd_order and vpn % span == 0 and vpn + span <= stop:
             if huge_range_fits(mm, vpn):
                 map_huge(mm, vpn, bits)
+                pfn = mm.pmds[vpn] >> PFN_SHIFT
+                for offset in range(span):
+                    host.pages[pfn + offset].content = "fresh", vpn + offset
             vpn += span
             continue
         if not mm.pte(vpn):

@@ -75,6 +75,13 @@ CHANGES: tuple[Change, ...] = (
         source="generic 2.10: between v4.4 and v4.15; v4.12 is unverified",
     ),
     Change(
+        "ksm-sharing-limit",
+        "A KSM page is mapped 256 times at most",
+        (4, 13),
+        "2c653d0ee2ae",
+        source="seen in v6.1 in the lab; the release is from memory",
+    ),
+    Change(
         "set-spte-returns-flush",
         "kvm_set_spte_hva() returns whether the generic code has to flush",
         (5, 0),
@@ -305,6 +312,18 @@ CHANGES: tuple[Change, ...] = (
         (6, 13),
         "1ced09e0331f",
         source="from memory; seen in v7.2, not in v6.12",
+    ),
+    Change(
+        "split-maps-zeroes",
+        "Pages of zeroes become the zero page when a huge page is split",
+        (6, 12),
+        source="seen in v6.12's source and not in v6.1's; the release is from memory",
+    ),
+    Change(
+        "splits-in-bracket",
+        "Splitting a huge page tells notifiers once of each mapping",
+        (6, 16),
+        source="seen in v6.16 in the lab, not in v6.12; the release is from memory",
     ),
     Change(
         "pt-reclaim",

@@ -66,7 +66,16 @@ class Page:
         "pfn",
         "refs",
     )
-    variables = ("kind", "content", "refs", "maps", "freed", "dirty", "accessed")
+    variables = (
+        "kind",
+        "content",
+        "refs",
+        "maps",
+        "freed",
+        "order",
+        "dirty",
+        "accessed",
+    )
 
     def __init__(self, pfn: int, kind: str, content: Any, order: int = 0) -> None:
         self.pfn = pfn

@@ -130,6 +130,8 @@ def test_another_kernel_would_not_agree(name, change, plugins):
         ("ksm_cow-arm64-6.1", "change-pte-removed", "5", "notifier events"),
         ("ksm_everywhere-arm64-6.1", "ksm-checksum-first", "13", "notifier events"),
         ("several_mappings-amd64-6.1", "mremap-moves-several", "45", "notifier events"),
+        ("ksm_huge-amd64-6.1", "splits-in-bracket", "12", "notifier events"),
+        ("ksm_zero-amd64-6.1", "split-maps-zeroes", "4", "notifier events"),
         ("pt_reclaim-amd64-6.12", "x86-pt-reclaim", "6", "tree"),
         ("pt_reclaim-arm64-6.17", "pt-reclaim", "6", "tree"),
     ],
