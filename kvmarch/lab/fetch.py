@@ -153,14 +153,14 @@ def fetch(
         }
         seen.extend(releases)
         fitting = [name for name in releases if means(wanted, name, machine)]
-        if not fitting:
-            continue
-        release = max(fitting, key=numbers_of)
-        with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=".deb-") as folder:
-            packages = apt.packages(releases[release])
-            tell(f"downloading {' '.join(packages)}")
-            files = apt.download(packages, Path(folder))
-            return unpack(files, machine, release)
+        for release in sorted(fitting, key=numbers_of, reverse=True):
+            try:
+                return _download(apt, machine, release, releases[release], tell)
+            except LabError as error:
+                # A mirror may list what it does not have any more.
+                _need_room(ROOM)
+                tell(f"{error}; looking for an older one")
+                failed = error
     if failed is not None:
         raise failed
     known = sorted({".".join(map(str, numbers_of(name)[:2])) for name in seen})
@@ -168,6 +168,16 @@ def fetch(
         f"Debian has no kernel {wanted!r} for {machine.debian}; "
         f"there is {', '.join(known) or 'none'}"
     )
+
+
+def _download(
+    apt: _Apt, machine: LabMachine, release: str, image: str, tell: Tell
+) -> KernelFiles:
+    with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=".deb-") as folder:
+        packages = apt.packages(image)
+        tell(f"downloading {' '.join(packages)}")
+        files = apt.download(packages, Path(folder))
+        return unpack(files, machine, release)
 
 
 def system_mirrors() -> list[str]:
@@ -227,7 +237,7 @@ def _run(command: Sequence[str], cwd: Path | None) -> str:
             process.kill()
     if process.returncode:
         lines = err.strip().splitlines() or [f"status {process.returncode}"]
-        raise LabError(f"{command[0]}: {lines[-1]}", err)
+        raise LabError(f"{command[0]}: {lines[-1]}", err if lines[1:] else "")
     return out
 
 

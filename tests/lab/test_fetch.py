@@ -93,6 +93,18 @@ def test_the_newest_of_the_usual_flavour_is_fetched(unpacked, wanted, release):
     assert unpacked == [(["linux.deb"], "amd64", release)]
 
 
+def test_what_a_mirror_lists_and_has_not_is_passed_over(apt, unpacked):
+    text = (apt / "apt-get").read_text()
+    gone = "*download*50-amd64*) echo E: 404 >&2; exit 100 ;;\n*download*)"
+    (apt / "apt-get").write_text(text.replace("*download*)", gone))
+    told = []
+
+    assert fetch(X86, "6.1", None, told.append) == "6.1.0-9-amd64"
+    assert "apt-get: E: 404; looking for an older one" in told
+    with pytest.raises(LabError, match="E: 404"):
+        fetch(X86, "6.1.0-50-amd64", None, told.append)
+
+
 def test_packages_of_which_an_image_consists_come_along(apt, unpacked):
     (apt / "depends").write_text(
         "linux\n  Depends: linux-binary-7.2.13+deb14-amd64\n"
