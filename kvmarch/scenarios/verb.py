@@ -9,6 +9,7 @@ __all__ = [
     "Streams",
     "Verb",
     "check_line",
+    "check_own_line",
     "check_own_verbs",
     "find_verb",
     "parse",
@@ -145,15 +146,24 @@ def check_own_verbs(scenario: "Scenario", k: Kernel) -> None:
     memory = {row.name: row for row in scenario.memory}
     for place, lines in places:
         for number, line in enumerate(lines):
-            if not _OWN.fullmatch(line.verb):
-                continue
-            try:
-                verb = find_verb(k, line.verb)
-                why = _check_args(verb, line.args, memory, scenario.vcpus)
-            except ScenarioError as error:
-                why = str(error)
+            why = check_own_line(line, k, memory, scenario.vcpus)
             if why:
                 raise ScenarioError(f"{scenario.name}: {place}[{number}]: {why}")
+
+
+def check_own_line(
+    line: "StepLine", k: Kernel, memory: Mapping[str, "Memory"], vcpus: int
+) -> str:
+    """Return why a line is refused that only an architecture understands.
+
+    :returns: empty if it is not refused, or is the core's.
+    """
+    if not _OWN.fullmatch(line.verb):
+        return ""
+    try:
+        return _check_args(find_verb(k, line.verb), line.args, memory, vcpus)
+    except ScenarioError as error:
+        return str(error)
 
 
 def verb(doc: str, **params: str) -> Callable[[Make], Make]:

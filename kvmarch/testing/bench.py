@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kvmarch.changes import Kernel
+from kvmarch.errors import ScenarioError
 from kvmarch.kernel.boot import boot
 from kvmarch.kernel.memory_region import Region, set_memory_region
 from kvmarch.kernel.mmap import populate
@@ -17,6 +18,7 @@ from kvmarch.machine.steps import Path
 from kvmarch.machine.world import World
 from kvmarch.scenarios.file import line_of
 from kvmarch.scenarios.records import Memory
+from kvmarch.scenarios.verb import check_own_line
 from kvmarch.scenarios.verbs import Context, find_verb, make_gpcs, values
 
 HVA = 0x7F00_0000_0000
@@ -214,11 +216,16 @@ class Bench(Driver):
     def line(self, text: str) -> Path[Any]:
         """Return the path of a scenario's line: ``dontneed memory=ram page=2 pages=1``.
 
-        Every verb of scenarios can be written; the bench's memory is ``ram``.
+        Every verb of scenarios can be written, the architecture's own too; the bench's
+        memory is ``ram``.
 
         :raises ScenarioError: with what would be accepted.
         """
-        line = line_of(text, Memory("ram", self.pages), len(self.vm.vcpus))
+        ram, vcpus = Memory("ram", self.pages), len(self.vm.vcpus)
+        line = line_of(text, ram, vcpus)
+        why = check_own_line(line, self.k, {"ram": ram}, vcpus)
+        if why:
+            raise ScenarioError(f"a line: {text!r}: {why}")
         make_gpcs(self._context, (line,))
         known = find_verb(self.k, line.verb)
         return known.make(self._context, values(known, line.args))

@@ -1,7 +1,9 @@
 """Lines of scenarios, run on a machine that a test drives."""
 
 import pytest
+from altering import check, hook
 
+from kvmarch import ArchVerb, plugins
 from kvmarch.errors import ScenarioError
 
 
@@ -53,6 +55,30 @@ def test_caches_streams_and_children(bench):
     one.do("stream_end")
     stream.end()
     assert one.lost == []
+
+
+def test_an_architectures_own_verbs_are_lines(altered, bench_class):
+    seen = []
+
+    async def poke(vm, args):
+        seen.append((vm, dict(args)))
+
+    verb = ArchVerb("poke", "Poke.", poke, {"gfn": "int"})
+    module = altered(kvmarch_verbs=hook("kvmarch_verbs", (verb,)))
+    arch = check(module)
+    k = plugins.link(arch, (6, 1))
+    one = bench_class(k, arch.info.settle((6, 1), {}), 4)
+
+    one.do("toy.poke gfn=3")
+    assert seen == [(one.vm, {"gfn": 3})]
+    for text, message in (
+        ("toy.fly", "unknown verb 'toy.fly'; of toy there is toy.poke"),
+        ("toy.poke gfn=x", "toy.poke gfn: 'x' is no number"),
+        ("toy.poke", "toy.poke needs gfn="),
+        ("x86.poke gfn=3", "x86.poke is of x86, and this is toy"),
+    ):
+        with pytest.raises(ScenarioError, match=message):
+            one.line(text)
 
 
 @pytest.mark.parametrize(

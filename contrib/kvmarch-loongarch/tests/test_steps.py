@@ -153,7 +153,7 @@ def test_beyond_them(kvmarch_bench, release, access, how):
 def test_without_memory_for_tables_it_looks_like_mmio(kvmarch_bench):
     one = kvmarch_bench(page_size=4096)
     one.slot()
-    one.host.environment.no_tables = 1
+    one.do("environment turn=no_tables")
 
     assert one.access(3) == "mmio"
     assert "stale-mmio" in one.lost

@@ -320,12 +320,12 @@ def test_a_huge_leaf_takes_the_place_of_an_empty_table(kvmarch_bench):
 
 @riscv
 def test_without_memory_for_tables_kvm_run_fails(kvm):
-    kvm.host.environment.no_tables = 1
+    kvm.do("environment turn=no_tables")
     assert kvm.access(1) == "error"
     assert kvm.vcpu.arch.mmu_page_cache == 0
     assert kvm.entry(1) == 0
 
-    kvm.host.environment.no_tables = 0
+    kvm.do("environment turn=plenty")
     assert kvm.access(1) == "done"
     assert kvm.lost == []
 
@@ -334,7 +334,7 @@ def test_without_memory_for_tables_kvm_run_fails(kvm):
 def test_pages_that_were_set_aside_last_for_another_fault(kvm):
     kvm.access(1)
     kvm.vcpu.arch.mmu_page_cache = kvm.vm.arch.levels
-    kvm.host.environment.no_tables = 1
+    kvm.do("environment turn=no_tables")
 
     assert kvm.access(2) == "done"
     kvm.vcpu.arch.mmu_page_cache -= 1
@@ -347,7 +347,7 @@ def test_a_logged_write_in_place_needs_no_memory_since_v7_2(kvmarch_case, kvm):
     kvm.access(1)
     kvm.slot(flags=LOG_DIRTY_PAGES)
     kvm.vcpu.arch.mmu_page_cache = 0
-    kvm.host.environment.no_tables = 1
+    kvm.do("environment turn=no_tables")
 
     in_place = kvmarch_case.release >= (7, 2)
     assert kvm.access(1, "write") == ("done" if in_place else "error")
@@ -355,10 +355,8 @@ def test_a_logged_write_in_place_needs_no_memory_since_v7_2(kvmarch_case, kvm):
 
 
 @pytest.mark.kvmarch(arch="riscv", kernel="v7.2", with_="riscv-eager-split")
-@pytest.mark.parametrize(("no_tables", "level"), [(0, 0), (1, 1)])
-def test_an_eager_split_goes_as_far_as_memory_for_tables(
-    kvmarch_boot, no_tables, level
-):
+@pytest.mark.parametrize(("turn", "level"), [("plenty", 0), ("no_tables", 1)])
+def test_an_eager_split_goes_as_far_as_memory_for_tables(kvmarch_boot, turn, level):
     kvm = kvmarch_boot(pages=1536)
     vm = kvm.vm
     for gfn in (512, 1024):
@@ -366,7 +364,7 @@ def test_an_eager_split_goes_as_far_as_memory_for_tables(
         leaf = leaf_pte(gfn, writable=True)
         assert set_pte(vm, vm.arch.pgd, gfn, 1, leaf, SplitCache(vm)) == 0
     vm.arch.split_page_cache = 0
-    kvm.host.environment.no_tables = no_tables
+    kvm.do(f"environment turn={turn}")
 
     assert kvm.slot(flags=LOG_DIRTY_PAGES) == 0
     assert [kvm.k.entry.fn(vm, gfn)[1] for gfn in (512, 1024)] == [level] * 2

@@ -3,7 +3,6 @@
 import pytest
 from kvmarch import Translation
 
-from kvmarch_riscv.cpus import VERBS
 from kvmarch_riscv.geometry import Hgatp, HgatpMode
 from kvmarch_riscv.hfence import (
     FLUSH,
@@ -192,23 +191,21 @@ def test_too_few_vmids_for_the_cpus_are_not_used(kvmarch_boot):
 
 @riscv
 def test_a_move_takes_the_other_cpus_tlb(kvm):
-    move = VERBS[0].run
     kvm.access(1)
     kvm.vcpu.mode = "outside"
     held = dict(kvm.vcpu.tlb.entries)
-    kvm.do(move(kvm.vm, {"vcpu": 0, "cpu": 3}))
+    kvm.do("riscv.move_vcpu vcpu=0 cpu=3")
     assert (kvm.vcpu.arch.cpu, kvm.vcpu.tlb.entries) == (3, {})
-    kvm.do(move(kvm.vm, {"vcpu": 0, "cpu": 0}))
+    kvm.do("riscv.move_vcpu vcpu=0 cpu=0")
 
     assert kvm.vcpu.tlb.entries == held
 
 
 @riscv
 def test_a_vcpu_on_another_cpu_drops_the_vmid(kvm):
-    move = VERBS[0].run
     kvm.access(1)
     kvm.vcpu.mode = "outside"
-    kvm.do(move(kvm.vm, {"vcpu": 0, "cpu": 3}))
+    kvm.do("riscv.move_vcpu vcpu=0 cpu=3")
     fill(kvm, 9, vmid=kvm.vm.arch.vmid)
     kvm.access(2)
 
@@ -220,7 +217,7 @@ def test_a_move_to_where_it_is_changes_nothing(kvm):
     kvm.access(1)
     kvm.vcpu.mode = "outside"
     held = dict(kvm.vcpu.tlb.entries)
-    kvm.do(VERBS[0].run(kvm.vm, {"vcpu": 0, "cpu": 0}))
+    kvm.do("riscv.move_vcpu vcpu=0 cpu=0")
 
     assert kvm.vcpu.tlb.entries == held
 
@@ -228,9 +225,9 @@ def test_a_move_to_where_it_is_changes_nothing(kvm):
 @riscv
 def test_a_cpu_is_taken_by_one_vcpu(kvmarch_boot):
     kvm = kvmarch_boot(vcpus=2)
-    moving = kvm.actor("scheduler", VERBS[0].run(kvm.vm, {"vcpu": 0, "cpu": 1}))
+    moving = kvm.actor("scheduler", "riscv.move_vcpu vcpu=0 cpu=1")
     assert moving.waits() == "move vCPU"
-    kvm.do(VERBS[0].run(kvm.vm, {"vcpu": 1, "cpu": 2}))
+    kvm.do("riscv.move_vcpu vcpu=1 cpu=2")
     moving.end()
 
     assert [vcpu.arch.cpu for vcpu in kvm.vm.vcpus] == [1, 2]

@@ -214,7 +214,7 @@ def test_without_memory_for_tables_kvm_run_fails(kvmarch_bench, release):
     one.slot(pages=256)
     one.slot(slot=1, gfn=1 << 19, pages=256, page=256)
     one.access(2)
-    one.host.environment.no_tables = 1
+    one.do("environment turn=no_tables")
 
     assert one.access(3, "write") == "done"
     assert one.access((1 << 19) + 1) == "error"
