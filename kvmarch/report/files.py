@@ -22,7 +22,11 @@ def check_target(path: Path) -> None:
         raise KvmarchError(f"{path}: there is no directory {folder}")
     # A device is written to, any other file is replaced.
     device = path.exists() and not path.is_file()
-    if not os.access(path if device else _real(path).parent, os.W_OK):
+    try:
+        place = path if device else _real(path).parent
+    except OSError as error:
+        raise KvmarchError(f"{path}: {error.strerror}") from None
+    if not os.access(place, os.W_OK):
         raise KvmarchError(f"{path}: {os.strerror(errno.EACCES)}")
 
 

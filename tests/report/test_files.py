@@ -70,3 +70,13 @@ def test_what_interrupts_it_leaves_the_file_as_it_was(tmp_path, monkeypatch, err
 
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_working_folder_that_is_gone_is_said(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+    with pytest.raises(KvmarchError, match=r"out\.html: No such file or directory"):
+        check_target(Path("out.html"))
