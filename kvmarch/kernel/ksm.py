@@ -184,6 +184,10 @@ searches_first.add(True)
 searches_first.add(False, "ksm-checksum-first")
 
 
+SCANS = 2
+"""Full scans after which all is merged that does not change."""
+
+
 class _Place(NamedTuple):
     """How far ksmd has come: full scan, number of the mm, virtual page number."""
 
@@ -273,18 +277,19 @@ def _next_pair(
         for number, vpn, pfn in _mergeable_pages(mms)
         if pages[pfn].kind == "anon"
     ]
-    # Before v6.11 a page that is like a KSM page is merged when it is met first; what
-    # is like other new pages, when a second full scan finds it unchanged.
-    scans = ["stable", "both"] if first.k.searches_first else ["both"]
-    scans += ["both"] if again else []
-    for scan in range(after.scan, len(scans)):
+    # What did not change since it was scanned last is merged by the first full scan;
+    # what did by the second, but before v6.11 with the like among KSM pages at once.
+    for scan in range(after.scan, SCANS + again):
         unstable: dict[Any, tuple[int, int, int]] = {}
         for number, vpn, pfn in looked_at:
             place = _Place(scan, number, vpn)
             content = pages[pfn].content
-            if place > after and content in stable:
+            seen = mms[number].ksm_seen
+            old = scan > 0 or (vpn in seen and seen[vpn] == content)
+            may = old or first.k.searches_first
+            if place > after and may and content in stable:
                 pair = _Pair(place, mms[number], vpn, pfn, stable[content])
-            elif scans[scan] == "stable":
+            elif not old:
                 continue
             elif content not in unstable:
                 if place not in failed:
@@ -299,6 +304,12 @@ def _next_pair(
             first.host.get(pair.pfn)
             first.host.get(pair.other)
             return pair
+    for number, mm in enumerate(mms):
+        mm.ksm_seen = {
+            vpn: pages[pfn].content
+            for at, vpn, pfn in _mergeable_pages(mms)
+            if at == number
+        }
     return None
 
 

@@ -246,6 +246,7 @@ class Mm(Part):
         "pte_tables",
         "pmd_tables",
         "swapped",
+        "ksm_seen",
         "mm_users",
         "mmap_lock",
         "ptl",
@@ -277,6 +278,8 @@ class Mm(Part):
         """Where a table of huge pages is, full or empty, by number of the GiB."""
         self.swapped: dict[int, Any] = {}
         """Contents of pages that were swapped out, by virtual page number."""
+        self.ksm_seen: dict[int, Any] = {}
+        """What KSM saw when it scanned a virtual page last (rmap_item->oldchecksum)."""
         self.mm_users = 1
         self.forks = 0
         """How many children there are, of those that were made in advance."""
@@ -440,12 +443,12 @@ class Mm(Part):
             table.pop(vpn, None)
         else:
             table[vpn] = entry
+            if self.pmd_order:
+                self.pmd_tables.add(vpn >> PMD_TABLE_SHIFT - self.page_shift)
             if pages > 1:
                 self.pte_tables.discard(vpn >> self.pmd_order)
             elif self.pmd_order:
                 self.pte_tables.add(vpn >> self.pmd_order)
-            if self.pmd_order:
-                self.pmd_tables.add(vpn >> PMD_TABLE_SHIFT - self.page_shift)
         for changed in self.walkers:
             changed(vpn, pages, old, entry)
 

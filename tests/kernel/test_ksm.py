@@ -374,6 +374,19 @@ def test_pages_like_a_ksm_page_go_before_pairs_of_new_ones_until_v6_11(
     assert merged_in_order(one) == order
 
 
+@pytest.mark.parametrize(("release", "order"), [((6, 10), [1, 2]), ((6, 11), [2, 1])])
+def test_since_v6_11_what_changed_since_the_last_scan_waits(same, release, order):
+    # As seen on v6.1 and v6.12, x86 and ppc: page 2 holds again what it held.
+    one = same(release, (3, 3, 1, 1))
+    scan(one)
+    one.do(touch_pages(one.mm, one.at(1), (1, 1)))
+    one.world.events.clear()
+
+    scan(one)
+
+    assert merged_in_order(one) == order
+
+
 def test_a_child_is_scanned_after_its_parent(same):
     one = same(contents=(7, 7, 3))
     child = one.do(fork(one.mm))
