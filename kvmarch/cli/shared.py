@@ -73,7 +73,7 @@ class Group(click.Group):
             ctx.exit(0)
         except Exception as error:
             # Commands name a plugin's hook themselves where they know how to go on.
-            told = _of_plugin(ctx.meta.get(LOADED), error)
+            told = _of_plugin(ctx.meta.get(LOADED), error) or _of_file(error)
             if told is None:
                 raise
             click.echo(f"kvmarch: {told}", err=True)
@@ -87,6 +87,17 @@ def _of_plugin(plugins: Any, error: Exception) -> Any:
     from kvmarch.blame import told
 
     return told(plugins.loaded.values(), error)
+
+
+def _of_file(error: Exception) -> str | None:
+    """Return as one line what is wrong with a file that was asked for; else None.
+
+    Commands say so themselves where they open a file. Before, they ask whether there
+    is one, and that fails too where a folder is closed or a name is too long.
+    """
+    if not isinstance(error, OSError) or error.filename is None:
+        return None
+    return f"{os.fsdecode(error.filename)}: {error.strerror}"
 
 
 TABLE_STYLES = ("text", "markdown", "json", "csv")

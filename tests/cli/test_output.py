@@ -99,6 +99,28 @@ def test_a_reader_that_goes_away_is_no_error():
 
 
 @pytest.mark.parametrize(
+    "args",
+    [
+        ("sweep", "--show"),
+        ("sweep", "tour", "--results"),
+        ("report", "tour", "--output"),
+        ("conform",),
+        ("lab", "fuzz", "-a", "toy", "-k", "6.1", "--seed", "1", "--save"),
+    ],
+)
+def test_a_name_that_no_file_can_have_is_one_line(kvmarch, args):
+    name = "x" * 300
+
+    result = kvmarch(*args, name)
+
+    # From which question on it fails differs between releases of Python.
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("kvmarch: ")
+    assert name in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     "args", [(), ("scenarios",), ("--help",), ("completion", "zsh"), ("lab",)]
 )
 def test_a_standard_output_that_is_full_is_one_line(args):
