@@ -12,8 +12,6 @@ Some things are left out, because no side could say what happens next:
   be killed.
 - The guest fetches code only from pages that hold some: what it does elsewhere is
   decided by what lies there.
-- KSM merges nothing in memory that may have huge pages: which it splits is up to what
-  it finds in them, and in which order.
 - No slot covers the page of the guest's code, or the address at which it leaves.
 """
 
@@ -337,7 +335,7 @@ class _Generator(Chooser):
     def ksm_merge(self) -> str | None:
         name = self.name() if self.rng.random() < 0.3 else "ram"
         first, count = self.part(name)
-        if not self.all_have(name, first, count, MAPPED) or self.memories[name].huge:
+        if not self.all_have(name, first, count, MAPPED):
             return None
         self.split.add(name)
         return _line("ksm_merge", **self.pages(name, first, count))
@@ -346,7 +344,7 @@ class _Generator(Chooser):
         """Give up merging: pages that were merged become the memory's own."""
         name = self.name()
         first, count = self.part(name)
-        if not self.all_have(name, first, count, MAPPED) or self.memories[name].huge:
+        if not self.all_have(name, first, count, MAPPED):
             return None
         self.split.add(name)
         return _line("ksm_unmerge", **self.pages(name, first, count))
