@@ -68,6 +68,26 @@ def _gup_fast(mm: Mm, vpn: int, write: bool) -> int:
     return pfn
 
 
+wp_counts_huge_page = Choice(
+    "wp_counts_huge_page", "whether the pages of a huge page count as sharing it"
+)
+wp_counts_huge_page.add(False)
+wp_counts_huge_page.add(True, "wp-by-page-count")
+wp_counts_huge_page.add(False, "wp-by-page-count", "anon-exclusive")
+
+
+def _counts_others(mm: Mm, vpn: int, pfn: int) -> bool:
+    """Return whether a page counts as shared since others of its huge page are mapped.
+
+    :Kernel: do_wp_page(), v5.9 to v5.18: it asks for the count of the whole huge page
+    """
+    count = 1 << mm.host.pages[pfn].order
+    if count == 1 or not mm.k.wp_counts_huge_page or vpn not in mm.ptes:
+        return False
+    head = pfn // count * count
+    return sum(mm.host.pages[each].maps for each in range(head, head + count)) > 1
+
+
 @op(name="host fault")
 def _fault_in_place(mm: Mm, vpn: int, write: bool) -> Any:
     """Resolve a host fault as far as no notifier is needed.
@@ -98,7 +118,7 @@ def _fault_in_place(mm: Mm, vpn: int, write: bool) -> Any:
         return "done"
     pfn = entry >> PFN_SHIFT
     page = host.pages[pfn]
-    if page.kind == "anon" and page.maps == 1:
+    if page.kind == "anon" and page.maps == 1 and not _counts_others(mm, vpn, pfn):
         # Reuse: the only mapping of an anonymous page becomes writable in place. A
         # permission increase needs no notification (generic facts 2.14).
         # Simplified: kernels differ in whether extra references force a copy; no
@@ -429,4 +449,4 @@ def host_mapping(vm: Vm, slot: Memslot, gfn: int) -> tuple[int, int]:
     return vm.mm.pte(vpn), vm.mm.level_pages(vpn)
 
 
-CHOICES = (huge_over_zero,)
+CHOICES = (huge_over_zero, wp_counts_huge_page)

@@ -215,6 +215,21 @@ CHANGES: tuple[Change, ...] = (
         source="the release is from memory",
     ),
     Change(
+        "wp-by-page-count",
+        "A write copies an anonymous page unless its page count is one",
+        (5, 9),
+        "09854ba94c6a",
+        source="commit and release are from memory; seen in v5.10, where a huge page's "
+        "count is that of all of it",
+    ),
+    Change(
+        "anon-exclusive",
+        "A write reuses an anonymous page that is marked as exclusive",
+        (5, 19),
+        "6c287605fd56",
+        source="commit and release are from memory; seen in v6.1",
+    ),
+    Change(
         "mprotect-upgrades",
         "mprotect() makes dirty exclusive pages writable without waiting for a fault",
         (6, 0),

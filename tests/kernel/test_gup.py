@@ -364,3 +364,28 @@ def test_no_count_of_mappings_is_ever_negative(one, steps):
     one.interleave(zapping, copying)
 
     assert min(counts) >= 0
+
+
+@pytest.mark.parametrize(
+    ("release", "copied"),
+    [((5, 8), False), ((5, 9), True), ((5, 18), True), ((5, 19), False)],
+)
+def test_a_write_to_one_page_of_a_huge_one_that_is_mapped_page_by_page(
+    bench, release, copied
+):
+    """As fuzzing found on 5.10: the count that decides is that of the huge page."""
+    one = bench(release, pages=0)
+    start, page = 0x7F80_0000_0000, 1 << one.mm.page_shift
+    one.mm.add_vma(Vma(start, start + 512 * page, huge=True))
+    populate(one.mm, start, start + 512 * page, huge=True)
+    one.do(munmap(one.mm, start, start + page))
+    last = start + 511 * page
+    one.do(mprotect(one.mm, last, last + page, write=False))
+    one.do(mprotect(one.mm, last, last + page, write=True))
+    before = one.mm.pte(last >> one.mm.page_shift)
+
+    one.do(get_user_page(one.mm, last >> one.mm.page_shift, True))
+
+    after = one.mm.pte(last >> one.mm.page_shift)
+    assert (after >> PFN_SHIFT != before >> PFN_SHIFT) is copied
+    assert after & WRITE
