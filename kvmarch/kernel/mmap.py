@@ -238,7 +238,7 @@ def _protect_vmas(
 
 
 first_populated = Choice(
-    "first_populated", "where an mprotect() finds the first tables that it changes"
+    "first_populated", "which tables mprotect() looks for, to begin what it tells there"
 )
 """Simplified: the kernel has a bracket of its own for each GiB of a range."""
 
