@@ -144,6 +144,7 @@ def _map_new(mm: Mm, vpn: int, write: bool, vma: Vma) -> None:
         # A read of untouched memory maps the zero page, a huge one if it fits.
         if huge:
             zero = host.huge_zero(1 << order)
+            bits |= SPECIAL if mm.k.huge_zero_special else 0
             mm.set_entry(first, zero << PFN_SHIFT | bits, 1 << order)
         else:
             mm.set_pte(vpn, host.zero_pfn << PFN_SHIFT | bits | SPECIAL)
@@ -289,6 +290,11 @@ async def wp_page_copy(mm: Mm, vpn: int, *, unshare: bool = False) -> bool:
     return True
 
 
+huge_zero_special = Choice(
+    "huge_zero_special", "whether an entry of the huge zero page is marked special"
+)
+huge_zero_special.add(False)
+huge_zero_special.add(True, "huge-zero-special")
 huge_over_zero = Choice(
     "huge_over_zero", "whether a write to the huge zero page gets a huge page"
 )
@@ -449,4 +455,4 @@ def host_mapping(vm: Vm, slot: Memslot, gfn: int) -> tuple[int, int]:
     return vm.mm.pte(vpn), vm.mm.level_pages(vpn)
 
 
-CHOICES = (huge_over_zero, wp_counts_huge_page)
+CHOICES = (huge_over_zero, huge_zero_special, wp_counts_huge_page)

@@ -341,6 +341,13 @@ CHANGES: tuple[Change, ...] = (
         source="seen in v6.16 in the lab, not in v6.12; the release is from memory",
     ),
     Change(
+        "huge-zero-special",
+        "Entries of the huge zero page are marked special, as those of the small one",
+        (6, 18),
+        source="seen in v7.2 in the lab and in its source, not in v6.12's; the release "
+        "is from memory",
+    ),
+    Change(
         "pt-reclaim",
         "MADV_DONTNEED frees tables that it leaves empty, on most architectures",
         (7, 0),

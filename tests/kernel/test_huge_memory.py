@@ -9,7 +9,7 @@ from kvmarch.kernel.mmap import (
     oom_reap,
     populate,
 )
-from kvmarch.machine.host import DIRTY, PFN_SHIFT, Vma
+from kvmarch.machine.host import DIRTY, PFN_SHIFT, PRESENT, SPECIAL, Vma
 
 HUGE = 512
 
@@ -109,6 +109,19 @@ def test_a_write_to_the_huge_zero_page_gets_a_huge_page(bench, release, count):
     assert one.mm.host.is_zero(one.mm.pte(one.vpn(4)) >> PFN_SHIFT) == (not count)
     assert brackets(one) == [(0, HUGE)] if count else [(0, HUGE), (3, 4)]
     assert one.lost == []
+
+
+@pytest.mark.parametrize(("release", "special"), [((6, 17), False), ((6, 18), True)])
+def test_the_huge_zero_page_is_special_since_v6_18(bench, release, special):
+    one = bench(release, pages=0)
+    one.pages = HUGE
+    one.mm.add_vma(Vma(one.at(0), one.at(HUGE), huge=True))
+    one.slot()
+    one.access(3, "read")
+
+    (entry,) = one.mm.pmds.values()
+    assert bool(entry & SPECIAL) == special
+    assert entry & PRESENT
 
 
 def test_an_empty_table_of_base_pages_is_in_the_way_of_a_huge_page(huge):

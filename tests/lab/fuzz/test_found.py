@@ -33,6 +33,7 @@ def test_what_was_found_agrees_now(path):
         ("clean-over-mmio-amd64-6.12", {"minus": ("x86-no-dirty-over-writable",)}),
         ("write-to-part-of-huge-amd64-5.10", {"minus": ("wp-by-page-count",)}),
         ("write-to-part-of-huge-amd64-5.10", {"plus": ("anon-exclusive",)}),
+        ("huge-zero-special-ppc64el-7.2", {"minus": ("huge-zero-special",)}),
         ("write-after-exec-arm64-7.2", {"minus": ("arm64-relax-keeps-exec",)}),
     ],
 )
