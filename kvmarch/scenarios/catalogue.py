@@ -1,26 +1,19 @@
 """The catalogue of bugs: what each scenario of one shows, and whether it does."""
 
-__all__ = ["FOUND", "bug_names", "bugs_table", "measure", "recorded"]
+__all__ = ["FOUND", "bug_names", "bugs_table", "measure"]
 
 from collections.abc import Callable, Iterable
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
-from kvmarch.errors import KvmarchError
 from kvmarch.plugins import Plugins
 from kvmarch.report.table import Column, Table
 from kvmarch.scenarios.cells import How
 from kvmarch.scenarios.compare import Choose
 from kvmarch.scenarios.file import find, load, load_all
-from kvmarch.scenarios.found import read_found
+from kvmarch.scenarios.found import FOUND, recorded
 from kvmarch.scenarios.outcome import Outcome
 from kvmarch.scenarios.parallel import results_of, works_of
 from kvmarch.scenarios.records import Bug, Scenario
-
-FOUND = "found.json"
-"""File beside the scenarios, in a plugin's folder too: what the search found in the
-buggy kernel of each."""
 
 COLUMNS = (
     Column("id"),
@@ -70,24 +63,6 @@ def measure(outcomes: Iterable[Outcome]) -> dict[str, Any]:
                     "schedule": row["schedule"],
                 }
     return {}
-
-
-def recorded(
-    plugins: Plugins, complain: Callable[[str], None] = lambda _why: None
-) -> dict[str, dict[str, Any]]:
-    """Return what is recorded beside the scenarios, the plugins' own included.
-
-    :param complain: called with what is wrong with a file that cannot be used.
-    """
-    own = resources.files("kvmarch.scenarios") / "bugs"
-    found: dict[str, dict[str, Any]] = {}
-    for folder in (*plugins.scenario_folders(), str(own)):
-        file = Path(folder) / FOUND
-        try:
-            found |= read_found(file) if file.is_file() else {}
-        except KvmarchError as error:
-            complain(str(error))
-    return found
 
 
 def bugs_table(
