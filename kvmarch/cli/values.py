@@ -190,7 +190,7 @@ def _properties(ctx: click.Context) -> Iterator[Offer]:
 
 def _schedules(ctx: click.Context) -> Iterator[Offer]:
     from kvmarch.plugins import load
-    from kvmarch.scenarios.catalogue import recorded
+    from kvmarch.scenarios.found import recorded
 
     name = _given_scenario(ctx)
     for bug, found in recorded(load()).items():
@@ -200,7 +200,7 @@ def _schedules(ctx: click.Context) -> Iterator[Offer]:
 
 def _bugs(ctx: click.Context) -> Iterator[Offer]:
     from kvmarch.plugins import load
-    from kvmarch.scenarios.catalogue import recorded
+    from kvmarch.scenarios.found import recorded
 
     # Something is recorded of each; to read every scenario takes three times as long.
     for name, found in recorded(load()).items():
