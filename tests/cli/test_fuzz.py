@@ -21,7 +21,7 @@ def test_the_same_kernel_agrees_with_itself():
     status, output = fuzz(*MODEL, "--steps", 80)
 
     assert status == 0
-    assert "80 steps in 2 VMs, 0 differences" in output
+    assert "80 steps in 4 VMs of 2 processes, 0 differences" in output
 
 
 def test_a_change_that_is_taken_away_is_found_and_kept(tmp_path):
