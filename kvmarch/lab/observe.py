@@ -182,9 +182,12 @@ class Observer:
                     else (pages >> pages.dtype.type(page)).tolist()
                 )
                 gfns = (found.gpa >> found.gpa.dtype.type(page)).tolist()
-                if not known.issuperset(gfns):
-                    return None
                 number, size = found.level.level, 1 << found.level.shift - page
+                # What maps no page may be what is left of a table, for any of its gfns.
+                if not known.issuperset(gfns) and (
+                    pages is not None or not all(_meets(at, size, known) for at in gfns)
+                ):
+                    return None
                 entries.extend(
                     _Raw(gfn, number, entry, found.rule, pfn, size)
                     for gfn, entry, pfn in zip(
@@ -227,6 +230,13 @@ class Observer:
         if key not in self._kinds:
             self._kinds[key] = self._machines[at][1].of(raw.entry, raw.level).kind
         return self._kinds[key]
+
+
+def _meets(gfn: int, pages: int, known: set[int]) -> bool:
+    """Return whether any page of a range is known."""
+    if pages < len(known):
+        return not known.isdisjoint(range(gfn, gfn + pages))
+    return any(gfn <= one < gfn + pages for one in known)
 
 
 def _maps(entries: list[_Raw], known: Known) -> bool:

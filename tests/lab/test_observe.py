@@ -114,3 +114,18 @@ def test_the_tree_of_another_vm_is_none_of_its_own(x86, memory, watched):
     assert [
         leaf.gfn for leaf in watched.look(Known(x86.known.frames, ()), 1).leaves
     ] == [leaf.gfn for leaf in first.leaves]
+
+
+def test_what_is_left_of_a_table_is_of_any_of_its_pages(x86, memory, watched):
+    """As kernels of arm64 leave it from v5.10 to v5.12."""
+    watched.look(x86.known)
+    upper = next(t for t in memory.vm_tables if t.level == 2)
+    memory.put(upper.pa + 8, 0x7000_0002)
+
+    seen = watched.look(Known({**x86.known.frames, 600: 0}, ()))
+
+    assert seen.root == x86.root
+    assert (512, 2) in {(leaf.gfn, leaf.level) for leaf in seen.leaves}
+    watched.forget()
+    watched.look(x86.known)
+    assert watched.look(Known(x86.known.frames, ())).root is None
