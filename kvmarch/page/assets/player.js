@@ -261,7 +261,7 @@ function show() {
     make("h3", {}, taken ? "What the step changes" : "Before the first step"),
     changes.length
       ? make("ul", {}, changes)
-      : make("p", { class: "empty" }, "nothing that is watched"),
+      : make("p", { class: "empty" }, "nothing, locks apart"),
   );
   parts.state.replaceChildren(...stateTables(now, before));
   const first = step ? `After step ${step}` : "Before the first step";
