@@ -6,8 +6,8 @@ import sys
 
 import click
 
-from kvmarch.cli.commands import choose_of, load_plugins, print_table
-from kvmarch.cli.shared import arch_option, jobs_option, output_options
+from kvmarch.cli.commands import load_plugins, print_table
+from kvmarch.cli.shared import arch_option, choose_of, jobs_option, output_options
 from kvmarch.cli.values import BUG, POST
 from kvmarch.errors import UnknownNameError
 
@@ -36,7 +36,7 @@ def bugs(
         if sys.stderr.isatty():
             click.echo(f"\r\033[K{name}", err=True, nl=False)
 
-    choose = choose_of(arch, (), (), (), ())
+    choose = choose_of(arch)
     plugins = load_plugins()
     if ids:
         known = bug_names(plugins, choose)
@@ -67,7 +67,7 @@ def posts(
     """Answer the five posts that kvmarch began with, or some of them by number."""
     from kvmarch.scenarios.posts import posts_table
 
-    choose = choose_of(arch, (), (), (), ())
+    choose = choose_of(arch)
     print_table(
         posts_table(load_plugins(), choose, numbers, check=check, jobs=jobs),
         style,

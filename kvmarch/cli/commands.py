@@ -1,6 +1,6 @@
 """The commands. Each parses, makes one call and prints the table it gets."""
 
-__all__ = ["choose_of", "cli", "load_plugins", "print_table", "scenario_of"]
+__all__ = ["cli", "load_plugins", "print_table", "scenario_of"]
 
 from typing import Any
 
@@ -12,11 +12,10 @@ from kvmarch.cli.shared import (
     REFUSED,
     arch_option,
     change_options,
+    choose_of,
     choose_options,
     emit,
     output_options,
-    settings_of,
-    words,
 )
 from kvmarch.cli.values import ARCH, RECORDING, RELEASE, SCENARIO
 
@@ -72,21 +71,6 @@ def load_plugins(choose: Any = None) -> Any:
     return plugins
 
 
-def choose_of(
-    arch: tuple[str, ...],
-    kernel: tuple[str, ...],
-    plus: tuple[str, ...],
-    minus: tuple[str, ...],
-    settings: tuple[str, ...],
-) -> Any:
-    """Return what the shared options choose."""
-    from kvmarch.scenarios.compare import Choose
-
-    return Choose(
-        words(arch), words(kernel), words(plus), words(minus), settings_of(settings)
-    )
-
-
 def scenario_of(name: str, plugins: Any) -> Any:
     """Return a scenario by name or file."""
     from kvmarch.scenarios.file import find, load
@@ -107,11 +91,7 @@ def print_table(table: Any, style: str, output: str | None) -> None:
 @output_options
 def compare(
     scenario: str | None,
-    arch: tuple[str, ...],
-    kernel: tuple[str, ...],
-    plus: tuple[str, ...],
-    minus: tuple[str, ...],
-    settings: tuple[str, ...],
+    choose: Any,
     style: str,
     output: str | None,
 ) -> None:
@@ -119,7 +99,6 @@ def compare(
     from kvmarch.scenarios import compare as work
     from kvmarch.scenarios.lists import comparable
 
-    choose = choose_of(arch, kernel, plus, minus, settings)
     plugins = load_plugins(choose)
     if scenario is None:
         print_table(comparable(plugins), style, output)
@@ -139,11 +118,7 @@ def compare(
 )
 def run(
     scenario: str,
-    arch: tuple[str, ...],
-    kernel: tuple[str, ...],
-    plus: tuple[str, ...],
-    minus: tuple[str, ...],
-    settings: tuple[str, ...],
+    choose: Any,
     style: str,
     output: str | None,
     steps: bool,
@@ -152,7 +127,6 @@ def run(
     """Run a scenario on one architecture and release, and show what happens."""
     from kvmarch.scenarios.show import run_table
 
-    choose = choose_of(arch, kernel, plus, minus, settings)
     plugins = load_plugins(choose)
     table = run_table(
         scenario_of(scenario, plugins), plugins, choose, each_step=steps, bound=bound
@@ -222,7 +196,7 @@ def kernels(
     from kvmarch.scenarios.lists import changes_table, diff_table
 
     plugins = load_plugins()
-    choose = choose_of(arch, (), (), (), ())
+    choose = choose_of(arch)
     table = (
         diff_table(plugins, choose, *diff) if diff else changes_table(plugins, choose)
     )

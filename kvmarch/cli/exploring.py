@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from kvmarch.cli.commands import choose_of, load_plugins, print_table, scenario_of
+from kvmarch.cli.commands import load_plugins, print_table, scenario_of
 from kvmarch.cli.shared import (
     F,
     check_table_style,
@@ -127,11 +127,7 @@ def explore(
     replay: str | None,
     shorten: str | None,
     wanted: str,
-    arch: tuple[str, ...],
-    kernel: tuple[str, ...],
-    plus: tuple[str, ...],
-    minus: tuple[str, ...],
-    settings: tuple[str, ...],
+    choose: Any,
     style: str,
     output: str | None,
     **search: Any,
@@ -139,7 +135,6 @@ def explore(
     """Search all interleavings of a scenario's tasks for properties that are lost."""
     from kvmarch.scenarios import exploring as work
 
-    choose = choose_of(arch, kernel, plus, minus, settings)
     plugins = load_plugins(choose)
     if (scenario is None) != every:
         raise click.UsageError("give either a SCENARIO or --all")
@@ -179,11 +174,7 @@ def explore(
 def explain(
     scenario: str,
     wanted: str,
-    arch: tuple[str, ...],
-    kernel: tuple[str, ...],
-    plus: tuple[str, ...],
-    minus: tuple[str, ...],
-    settings: tuple[str, ...],
+    choose: Any,
     style: str,
     output: str | None,
     **search: Any,
@@ -191,7 +182,6 @@ def explain(
     """Tell step by step how a property is lost, and what the steps change."""
     from kvmarch.scenarios import explain as work
 
-    choose = choose_of(arch, kernel, plus, minus, settings)
     plugins = load_plugins(choose)
     loaded = scenario_of(scenario, plugins)
     trace = work.explain(loaded, plugins, choose, how_of(**search), wanted)

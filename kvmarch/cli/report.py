@@ -13,7 +13,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from kvmarch.cli.commands import choose_of, load_plugins
+from kvmarch.cli.commands import load_plugins
 from kvmarch.cli.shared import choose_options, emit, jobs_option
 from kvmarch.cli.values import FILE, SCENARIO, SCHEDULE
 from kvmarch.errors import KvmarchError
@@ -95,11 +95,7 @@ def report(
     schedules: tuple[str, ...],
     states: int,
     jobs: int,
-    arch: tuple[str, ...],
-    kernel: tuple[str, ...],
-    plus: tuple[str, ...],
-    minus: tuple[str, ...],
-    settings: tuple[str, ...],
+    choose: Any,
 ) -> None:
     """Write one page of HTML: comparison, interleavings, formats, a player.
 
@@ -117,7 +113,6 @@ def report(
         # Said now, and not after minutes of work.
         check_target(Path(output))
     day = _day()
-    choose = choose_of(arch, kernel, plus, minus, settings)
     plugins = load_plugins(choose)
 
     def progress(done: int, every: int) -> None:

@@ -8,6 +8,7 @@ __all__ = [
     "arch_option",
     "change_options",
     "check_table_style",
+    "choose_of",
     "choose_options",
     "emit",
     "jobs_option",
@@ -21,8 +22,9 @@ __all__ = [
 import os
 import sys
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -198,10 +200,35 @@ def change_options(function: F) -> F:
     )
 
 
+def choose_of(
+    arch: tuple[str, ...],
+    kernel: tuple[str, ...] = (),
+    plus: tuple[str, ...] = (),
+    minus: tuple[str, ...] = (),
+    settings: tuple[str, ...] = (),
+) -> Any:
+    """Return what the shared options choose.
+
+    :raises KvmarchError: a setting is no ``option=value``.
+    """
+    from kvmarch.scenarios.compare import Choose
+
+    return Choose(
+        words(arch), words(kernel), words(plus), words(minus), settings_of(settings)
+    )
+
+
 def choose_options(function: F) -> F:
-    """Add --arch, --kernel, --with, --without and --set."""
+    """Add --arch, --kernel, --with, --without and --set, passed on as ``choose``."""
+    names = ("arch", "kernel", "plus", "minus", "settings")
+
+    @wraps(function)
+    def chosen(**given: Any) -> Any:
+        choose = choose_of(*(given.pop(name) for name in names))
+        return function(choose=choose, **given)
+
     return with_options(
-        function,
+        cast("F", chosen),
         arch_option,
         click.option(
             "--kernel",

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from kvmarch.cli.commands import choose_of, load_plugins, print_table, scenario_of
+from kvmarch.cli.commands import load_plugins, print_table, scenario_of
 from kvmarch.cli.exploring import how_of, how_options
 from kvmarch.cli.shared import choose_options, output_options, words
 from kvmarch.cli.values import CHANGE, FILE, SCENARIO
@@ -73,11 +73,7 @@ def sweep(
     show: str | None,
     jobs: int | None,
     scheduler: str | None,
-    arch: tuple[str, ...],
-    kernel: tuple[str, ...],
-    plus: tuple[str, ...],
-    minus: tuple[str, ...],
-    settings: tuple[str, ...],
+    choose: Any,
     style: str,
     output: str | None,
     **search: Any,
@@ -110,7 +106,7 @@ def sweep(
     plan = plan_of(
         [scenario_of(name, plugins) for name in names],
         plugins,
-        choose_of(arch, kernel, plus, minus, settings),
+        choose,
         words(toggled),
         how_of(**search),
     )

@@ -4,8 +4,8 @@ __all__ = ["walk"]
 
 import click
 
-from kvmarch.cli.commands import choose_of, load_plugins, print_table
-from kvmarch.cli.shared import change_options, output_options
+from kvmarch.cli.commands import load_plugins, print_table
+from kvmarch.cli.shared import change_options, choose_of, output_options
 from kvmarch.cli.values import ARCH, FILE, RELEASE
 from kvmarch.errors import KvmarchError
 
