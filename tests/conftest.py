@@ -1,6 +1,7 @@
 """Fixtures of the core's tests: the toy architecture, and machines that run it."""
 
 import importlib
+import signal
 import sys
 from pathlib import Path
 
@@ -30,6 +31,21 @@ def pytest_addoption(parser):
         action="store_true",
         help="boot real kernels, too: needs QEMU, cross compilers, apt and minutes",
     )
+
+
+def pytest_configure(config):
+    """Let signals do what they do to a command that a user starts.
+
+    Who runs the tests in the background, or under nohup, has them ignored, and every
+    command that a test starts would inherit that.
+    """
+    for number, usual in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, signal.SIG_DFL),
+        (signal.SIGTERM, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 def pytest_collection_modifyitems(config, items):
