@@ -1,6 +1,7 @@
 """Aging: its locks, its flush and its answers (generic facts 2.6)."""
 
 import pytest
+from brackets import counts, hvas
 
 from kvmarch.kernel.notifier import (
     _clear_young,
@@ -9,22 +10,6 @@ from kvmarch.kernel.notifier import (
 )
 from kvmarch.kernel.notifier import test_young as ask_young
 from kvmarch.machine.steps import op
-
-HVA = 0x7F00_0000_0000
-PAGE = 4096
-
-
-def hvas(first, stop):
-    return HVA + first * PAGE, HVA + stop * PAGE
-
-
-def counts(one):
-    vm = one.vm
-    return (
-        vm.mmu_invalidate_seq,
-        vm.mmu_invalidate_in_progress,
-        vm.mn_active_invalidate_count,
-    )
 
 
 @pytest.mark.parametrize(

@@ -1,32 +1,10 @@
 """The six forms of change_pte (generic facts 2.5)."""
 
 import pytest
+from brackets import PAGE, counts, hvas, start
 
-from kvmarch.kernel.mmu_notifier import (
-    mmu_notifier_invalidate_range_start,
-)
 from kvmarch.machine.steps import op
-
-HVA = 0x7F00_0000_0000
-PAGE = 4096
-
-
-def start(one, first=0, stop=1):
-    return one.do(mmu_notifier_invalidate_range_start(one.mm, *hvas(first, stop)))
-
-
-def hvas(first, stop):
-    return HVA + first * PAGE, HVA + stop * PAGE
-
-
-def counts(one):
-    vm = one.vm
-    return (
-        vm.mmu_invalidate_seq,
-        vm.mmu_invalidate_in_progress,
-        vm.mn_active_invalidate_count,
-    )
-
+from kvmarch.testing.bench import HVA
 
 CHANGE_PTE = [
     # release, bracketed; called, sequence, flushed by the generic code, lost

@@ -3,32 +3,13 @@
 from dataclasses import replace
 
 import pytest
+from regions import PAGE, apply, generation, region
 
-from kvmarch.kernel.memory_region import Region, set_memory_region
+from kvmarch.kernel.memory_region import set_memory_region
 from kvmarch.kernel.memslots import LOG_DIRTY_PAGES
 
-HVA = 0x7F00_0000_0000
-PAGE = 4096
 PUBLISH = "publish memslots unless an invalidation began"
 U64 = 1 << 64
-
-
-def region(slot=0, flags=0, gpa=0, size=4 * PAGE, hva=HVA):
-    return Region(slot, flags, gpa, size, hva)
-
-
-def apply(bench, *args, **fields):
-    return bench.do(set_memory_region(bench.vm, region(*args, **fields)))
-
-
-def generation(bench, as_id=0):
-    return bench.k.generation_now.fn(bench.vm, as_id)
-
-
-@pytest.fixture
-def two_spaces(toy):
-    """What to replace so that there are two address spaces, as on x86."""
-    return {"arch_info": replace(toy.info, address_spaces=2)}
 
 
 GENERATIONS = [

@@ -463,15 +463,14 @@ def test_madvise_splits_a_huge_page_at_an_edge(bench):
     assert [v.mergeable for v in one.mm.vmas] == [False, True]
 
 
+WRITTEN = WRITE | DIRTY | SOFT_DIRTY
+
+
 @pytest.mark.parametrize(
-    ("release", "bits"),
-    [
-        ((6, 1), [WRITE | DIRTY | SOFT_DIRTY] * 2),
-        # The PTE of page 0 was made from nothing when it was merged into page 1.
-        ((6, 2), [0, SOFT_DIRTY]),
-    ],
+    ("release", "bits"), [((6, 1), [WRITTEN, WRITTEN]), ((6, 2), [0, SOFT_DIRTY])]
 )
 def test_pages_that_are_given_back_are_their_own(same, release, bits):
+    """The PTE of page 0 was made from nothing when it was merged into page 1."""
     one = same(release)
     scan(one)
 
@@ -480,7 +479,7 @@ def test_pages_that_are_given_back_are_their_own(same, release, bits):
     assert one.pfn(0) != one.pfn(1)
     assert kinds(one, 4) == ["anon"] * 4
     for page in (0, 1):
-        assert one.mm.pte(one.vpn(page)) & (WRITE | DIRTY | SOFT_DIRTY) == bits[page]
+        assert one.mm.pte(one.vpn(page)) & WRITTEN == bits[page]
         assert one.host.pages[one.pfn(page)].content == 7
     assert not one.mm.find_vma(one.at(0)).mergeable
     assert one.mm.find_vma(one.at(2)).mergeable
@@ -498,5 +497,4 @@ def test_who_unshares_keeps_the_page_soft_dirty(same):
 
     one.do(madvise_unmergeable(one.mm, one.at(0), one.at(1)))
 
-    after = one.mm.pte(one.vpn(0))
-    assert after & (SOFT_DIRTY | WRITE | DIRTY) == SOFT_DIRTY
+    assert one.mm.pte(one.vpn(0)) & WRITTEN == SOFT_DIRTY

@@ -6,32 +6,14 @@ from errno import EEXIST, EINVAL, ENOMEM
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from regions import PAGE, apply, generation, region
 
-from kvmarch.kernel.memory_region import Region, set_memory_region
+from kvmarch.kernel.memory_region import set_memory_region
 from kvmarch.kernel.memslots import INVALID, LOG_DIRTY_PAGES, READONLY, gfn_to_memslot
 from kvmarch.machine.steps import op
+from kvmarch.testing.bench import HVA
 
-HVA = 0x7F00_0000_0000
-PAGE = 4096
 U64 = 1 << 64
-
-
-def region(slot=0, flags=0, gpa=0, size=4 * PAGE, hva=HVA):
-    return Region(slot, flags, gpa, size, hva)
-
-
-def apply(bench, *args, **fields):
-    return bench.do(set_memory_region(bench.vm, region(*args, **fields)))
-
-
-def generation(bench, as_id=0):
-    return bench.k.generation_now.fn(bench.vm, as_id)
-
-
-@pytest.fixture
-def two_spaces(toy):
-    """What to replace so that there are two address spaces, as on x86."""
-    return {"arch_info": replace(toy.info, address_spaces=2)}
 
 
 @pytest.mark.parametrize("release", [(3, 16), (5, 10), (5, 15), (7, 2)])

@@ -3,30 +3,18 @@
 from errno import ENOMEM
 
 import pytest
+from regions import PAGE, apply, generation, region
 
-from kvmarch.kernel.memory_region import Region, set_memory_region
+from kvmarch.kernel.memory_region import set_memory_region
 from kvmarch.kernel.memslots import LOG_DIRTY_PAGES, gfn_to_memslot
 from kvmarch.kernel.mmu_notifier import (
     mmu_notifier_invalidate_range_end,
     mmu_notifier_invalidate_range_start,
 )
 from kvmarch.machine.steps import op
+from kvmarch.testing.bench import HVA
 
-HVA = 0x7F00_0000_0000
-PAGE = 4096
 PUBLISH = "publish memslots unless an invalidation began"
-
-
-def region(slot=0, flags=0, gpa=0, size=4 * PAGE, hva=HVA):
-    return Region(slot, flags, gpa, size, hva)
-
-
-def apply(bench, *args, **fields):
-    return bench.do(set_memory_region(bench.vm, region(*args, **fields)))
-
-
-def generation(bench, as_id=0):
-    return bench.k.generation_now.fn(bench.vm, as_id)
 
 
 # -- what readers see --------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What user space does to its memory, and whom it tells (generic facts 2.14)."""
 
 import pytest
+from brackets import brackets
 
 from kvmarch.errors import ModelError
 from kvmarch.kernel.gup import get_user_page
@@ -28,13 +29,6 @@ def one(bench):
     made = bench(pages=8)
     made.slot()
     return made
-
-
-def brackets(one):
-    return [
-        ((d["start"] - one.hva) // PAGE, (d["end"] - one.hva) // PAGE)
-        for d in one.named("kvm_unmap_hva_range")
-    ]
 
 
 def huge(bench, release=(6, 1)):

@@ -3,6 +3,7 @@
 from errno import EFAULT
 
 import pytest
+from brackets import brackets
 
 from kvmarch.kernel.gup import get_user_page
 from kvmarch.kernel.memory_region import Region, set_memory_region
@@ -22,13 +23,6 @@ def one(bench):
     made = bench(pages=8)
     made.slot()
     return made
-
-
-def brackets(one):
-    return [
-        ((d["start"] - one.hva) // PAGE, (d["end"] - one.hva) // PAGE)
-        for d in one.named("kvm_unmap_hva_range")
-    ]
 
 
 def huge(bench, pages=512):

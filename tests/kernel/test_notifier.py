@@ -1,6 +1,7 @@
 """KVM's start, end and release callbacks by release (generic facts 2.3, 2.7)."""
 
 import pytest
+from brackets import PAGE, counts, end, hvas, start
 
 from kvmarch.kernel.memslots import in_hva_range
 from kvmarch.kernel.mmap import oom_reap
@@ -19,31 +20,9 @@ from kvmarch.kernel.retry import (
     mmu_invalidate_retry,
 )
 from kvmarch.machine.steps import op
+from kvmarch.testing.bench import HVA
 
-HVA = 0x7F00_0000_0000
-PAGE = 4096
 FAR = HVA + 0x100 * PAGE
-
-
-def start(one, first=0, stop=1):
-    return one.do(mmu_notifier_invalidate_range_start(one.mm, *hvas(first, stop)))
-
-
-def end(one, first=0, stop=1):
-    return one.do(mmu_notifier_invalidate_range_end(one.mm, *hvas(first, stop)))
-
-
-def hvas(first, stop):
-    return HVA + first * PAGE, HVA + stop * PAGE
-
-
-def counts(one):
-    vm = one.vm
-    return (
-        vm.mmu_invalidate_seq,
-        vm.mmu_invalidate_in_progress,
-        vm.mn_active_invalidate_count,
-    )
 
 
 # -- which gfns a range of hvas means ----------------------------------------------

@@ -1,11 +1,8 @@
 """The tracked range and the retry checks (generic facts 2.4, 6)."""
 
 import pytest
+from brackets import PAGE, end, hvas, start
 
-from kvmarch.kernel.mmu_notifier import (
-    mmu_notifier_invalidate_range_end,
-    mmu_notifier_invalidate_range_start,
-)
 from kvmarch.kernel.notifier import (
     kvm_mmu_invalidate_begin,
     kvm_mmu_invalidate_end,
@@ -18,21 +15,7 @@ from kvmarch.kernel.retry import (
     mmu_invalidate_retry_hva,
 )
 from kvmarch.machine.steps import op
-
-HVA = 0x7F00_0000_0000
-PAGE = 4096
-
-
-def start(one, first=0, stop=1):
-    return one.do(mmu_notifier_invalidate_range_start(one.mm, *hvas(first, stop)))
-
-
-def end(one, first=0, stop=1):
-    return one.do(mmu_notifier_invalidate_range_end(one.mm, *hvas(first, stop)))
-
-
-def hvas(first, stop):
-    return HVA + first * PAGE, HVA + stop * PAGE
+from kvmarch.testing.bench import HVA
 
 
 async def locked(vm, *steps):

@@ -1,0 +1,11 @@
+"""Fixtures of the generic kernel's tests."""
+
+from dataclasses import replace
+
+import pytest
+
+
+@pytest.fixture
+def two_spaces(toy):
+    """What to replace so that there are two address spaces, as on x86."""
+    return {"arch_info": replace(toy.info, address_spaces=2)}
