@@ -18,6 +18,7 @@
 #define PLAIN_OFFSET 21
 #define KSM "/sys/kernel/mm/ksm/"
 #define KSM_SCANS 4
+#define KSM_PATIENCE 30000 /* ms; an emulator on a busy machine is slow */
 #define MAX_CHILDREN 16
 
 struct memory memories[MAX_MEMORIES];
@@ -159,9 +160,15 @@ static int ksm(char *hva, uint64_t size)
 	long start = scans();
 	if (start < 0 || put_file(KSM "run", "1"))
 		return -1;
-	for (int i = 0; i < 20000 && scans() < start + KSM_SCANS; i++)
+	int done = 0;
+	for (int i = 0; i < KSM_PATIENCE && !done; i++) {
 		usleep(1000);
-	return put_file(KSM "run", "0");
+		done = scans() >= start + KSM_SCANS;
+	}
+	if (put_file(KSM "run", "0"))
+		return -1;
+	errno = ETIMEDOUT;
+	return done ? 0 : -1;
 }
 
 static int fork_child(void)
