@@ -284,6 +284,9 @@ class Session:
         said = self._ask(*commands)
         if alive and not self._alive and not ends:
             self._died(f"at {line!r}")
+        if "KSM is late" in self.remarks:
+            self.remarks.remove("KSM is late")
+            raise LabError(f"{line!r}: KSM has not scanned all memory in 30 s")
         if checked.verb == "vm_destroy":
             board.forget(order.vm)
             self.vms[order.vm] = Tables(gone=True)

@@ -83,6 +83,8 @@ def main():
                     go_wrong(plan["how"])
                 say("@# not enough memory", "@X b", "@.")
                 continue
+            if plan["how"] == "late" and line.startswith("ksm "):
+                say("@# KSM is late")
             say(*answer(line.strip()), "@.")
 
 

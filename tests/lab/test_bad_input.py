@@ -193,6 +193,16 @@ def test_what_was_recorded_before_it_went_wrong_is_kept(bench, how):
     check_nothing_is_left(bench)
 
 
+def test_ksm_that_comes_to_no_end_is_told(bench):
+    run = start(bench, "run", "ksm_cow", how="late")
+    _out, err = run.communicate(timeout=LONG)
+
+    assert run.returncode == 2
+    assert "'ksm_merge memory=ram" in err.splitlines()[-1]
+    assert err.endswith("KSM has not scanned all memory in 30 s\n")
+    check_nothing_is_left(bench)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("at", [0, 1, 4, 12])
 def test_a_signal_ends_it_and_keeps_what_there_is(bench, number, at):

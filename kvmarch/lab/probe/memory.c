@@ -165,10 +165,9 @@ static int ksm(char *hva, uint64_t size)
 		usleep(1000);
 		done = scans() >= start + KSM_SCANS;
 	}
-	if (put_file(KSM "run", "0"))
-		return -1;
-	errno = ETIMEDOUT;
-	return done ? 0 : -1;
+	if (!done)
+		out("# KSM is late\n");
+	return put_file(KSM "run", "0");
 }
 
 static int fork_child(void)
