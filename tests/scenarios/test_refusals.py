@@ -66,7 +66,7 @@ REFUSED = [
     pytest.param(base(vm="vcpus = true"), "vm.vcpus: True is bool, not int", id="bool"),
     pytest.param(base(vm="vcpus = 0"), "vm.vcpus: 0 is less than 1", id="no-vcpu"),
     pytest.param(
-        base(vm="cpus = 1"), "vm.cpus: unknown key; there is vcpus", id="vm-key"
+        base(vm="cpus = 1"), "vm.cpus: unknown key; there is count, vcpus", id="vm-key"
     ),
     pytest.param("title = 't'\nvm = 3", "vm: 3 is int, not dict", id="vm"),
     pytest.param(memory("[3]"), "vm.memory[0]: 3 is int, not dict", id="memory"),
