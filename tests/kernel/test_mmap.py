@@ -24,13 +24,6 @@ HUGE = 512 * PAGE
 RELEASES = [(3, 16), (5, 10), (5, 15), (6, 1), (7, 2)]
 
 
-@pytest.fixture
-def one(bench):
-    made = bench(pages=8)
-    made.slot()
-    return made
-
-
 def huge(bench, release=(6, 1)):
     one = bench(release, pages=0)
     one.mm.add_vma(Vma(BIG, BIG + HUGE, huge=True))

@@ -18,13 +18,6 @@ HUGE = 512 * PAGE
 RELEASES = [(3, 16), (5, 10), (5, 15), (6, 1), (7, 2)]
 
 
-@pytest.fixture
-def one(bench):
-    made = bench(pages=8)
-    made.slot()
-    return made
-
-
 def huge(bench, pages=512):
     """Return a machine with a huge page, and a slot that has it."""
     one = bench(pages=0)
