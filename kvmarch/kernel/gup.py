@@ -79,7 +79,8 @@ wp_counts_huge_page.add(False, "wp-by-page-count", "anon-exclusive")
 def _counts_others(mm: Mm, vpn: int, pfn: int) -> bool:
     """Return whether a page counts as shared since others of its huge page are mapped.
 
-    :Kernel: do_wp_page(), v5.9 to v5.18: it asks for the count of the whole huge page
+    :Kernel: do_wp_page(), v5.9 to v5.18: it counts the mappings of the whole huge
+        page.
     """
     count = 1 << mm.host.pages[pfn].order
     if count == 1 or not mm.k.wp_counts_huge_page or vpn not in mm.ptes:
